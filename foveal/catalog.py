@@ -1,0 +1,95 @@
+"""The one table of systems: a line a family, with the names of its variants. The task is the family's folder.
+
+The lines name modules without importing them, so that `names()` costs nothing; a test holds them against each family's
+own table VARIANTS.
+"""
+
+from dataclasses import fields, replace
+from importlib import import_module
+from os import PathLike
+from typing import Any
+
+from foveal.errors import InputError, nearest
+
+FAMILIES = {
+    "classify.linear:Linear": "linear_softmax linear_svm",
+    "classify.lenet:LeNet": "lenet",
+}
+ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
+
+
+def names(task: str | None = None) -> list[str]:
+    """The names that `create` takes, of one task or of all."""
+    tasks = {family.split(".")[0] for family in FAMILIES}
+    if task is not None and task not in tasks:
+        raise InputError(f"unknown task {task!r}{nearest(task, tasks)}")
+    return [name for name in ENTRIES if task in (None, task_of(name))]
+
+
+def task_of(name: str) -> str:
+    """The task of a catalog name."""
+    return ENTRIES[name].split(".")[0]
+
+
+def variant(name: str) -> Any:
+    """The catalog's Spec of a name."""
+    if name not in ENTRIES:
+        raise InputError(f"unknown system {name!r}{nearest(name, ENTRIES)}")
+    return _module(name).VARIANTS[name]
+
+
+def create(
+    name: str,
+    *,
+    labels: tuple[str, ...] | list[str] | None = None,
+    weights: str | PathLike[str] | None = None,
+    **variant_fields: Any,
+) -> Any:
+    """A System by its catalog name.
+
+    labels:         class names; default those of the set that the published weights were trained on.
+    weights:        a file of published weights, foveal's own or another publisher's layout, recognised by its keys.
+    variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
+
+    Raises InputError for a name, field or weights that do not fit.
+    """
+    spec = changed(name, variant(name), variant_fields)
+    if labels is not None:
+        spec = replace(spec, labels=_checked(labels))
+    system = getattr(_module(name), ENTRIES[name].split(":")[1])(spec)
+    system.name, system.variant = name, variant_fields
+    if weights is not None:
+        from foveal.weights import load_weights
+
+        load_weights(system, weights)
+    return system.eval()
+
+
+def settable(spec: Any) -> list[str]:
+    """The fields of a variant that a user may change by name, besides labels and weights."""
+    return ["image_size", *(field.name for field in fields(spec) if field.name not in ("labels", "recipe"))]
+
+
+def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
+    """The Spec with some fields changed; `image_size` stands for the size in its Preprocess."""
+    values = dict(variant_fields)
+    for field in values:
+        if field not in settable(spec):
+            raise InputError(f"{name} has no setting {field!r}{nearest(field, settable(spec))}")
+    if (size := values.pop("image_size", None)) is not None:
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(size) != 2 or min(size) < 1:
+            raise InputError(f"image_size must be one or two positive numbers of pixels, not {size}")
+        values["preprocess"] = replace(values.get("preprocess", spec.preprocess), size=size)
+    return replace(spec, **values)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"foveal.{ENTRIES[name].split(':')[0]}")
+
+
+def _checked(labels: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    if not labels or len(set(labels)) != len(labels):
+        twice = sorted({label for label in labels if list(labels).count(label) > 1})
+        raise InputError(f"class names must be unique: {', '.join(twice)}" if twice else "there are no class names")
+    return tuple(labels)

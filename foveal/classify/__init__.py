@@ -1,0 +1,1 @@
+"""Systems that name what an image shows. One system a file."""

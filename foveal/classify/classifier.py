@@ -1,0 +1,55 @@
+"""What all classifiers share: class scores in, a loss, a label and an explainable score out."""
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from foveal.errors import InputError, nearest
+from foveal.losses.classification import cross_entropy
+from foveal.structures import Batch, Label
+from foveal.system import Spec, System
+
+
+class Classifier(System):
+    """A system whose `forward` gives one score for each class, (B, C), before any softmax.
+
+    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
+    """
+
+    task: ClassVar[str] = "classify"
+
+    def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
+        super().__init__(spec)
+        self.criterion = criterion
+
+    def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
+        return self.losses(self(batch.images), batch)
+
+    def losses(self, scores: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms, from scores that are already there."""
+        return {"class": self.criterion(scores, target_weights(batch.targets, scores))}
+
+    def decode(self, outputs: Tensor, batch: Batch) -> list[Label]:
+        probabilities = outputs.float().softmax(1)
+        # The class is read off the scores: two probabilities can round to one number, two scores rarely do.
+        return [Label(index, row) for index, row in zip(outputs.argmax(1), probabilities, strict=True)]
+
+    def score(self, images: Tensor, target: str | Label) -> Tensor:
+        """The unnormalised score of one class for each image."""
+        return self(images)[:, self.index(target) if isinstance(target, str) else int(target.label)]
+
+    def index(self, label: str) -> int:
+        """Where a class name stands in the outputs."""
+        if label not in self.labels:
+            raise InputError(f"unknown class {label!r}{nearest(label, self.labels)}")
+        return self.labels.index(label)
+
+
+def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:
+    """Labels as rows of class weights (B, C) of the type of `like`."""
+    if targets[0].scores is not None:
+        return torch.stack([target.scores for target in targets]).to(like)  # type: ignore[misc]
+    index = torch.stack([target.label for target in targets])
+    return torch.nn.functional.one_hot(index, like.shape[1]).to(like)

@@ -1,0 +1,93 @@
+"""LeNet-5: LeCun, Bottou, Bengio and Haffner 1998, "Gradient-based learning applied to document recognition".
+
+Two rounds of convolution and subsampling, then three fully connected layers, on grey images of 32 pixels.
+
+Departs from the paper, as users of it do today: the third layer sees all six maps (the paper's table of 60 connections
+saved memory), the output is linear with a softmax loss (the paper had radial basis functions towards drawn letters).
+With `subsampling="trainable"` the pooling has the paper's gain and bias for each map, with a squashing after it.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveal.classify.classifier import Classifier
+from foveal.classify.labels import DIGITS
+from foveal.errors import InputError
+from foveal.system import Preprocess, Spec
+
+
+@dataclass(frozen=True)
+class LeNetSpec(Spec):
+    """subsampling: "average", or the paper's "trainable"."""
+
+    subsampling: Literal["average", "trainable"] = "average"
+
+
+class ScaledTanh(nn.Module):
+    """1.7159 tanh(2x/3), which maps 1 to 1 and is steepest between -1 and 1 (appendix A of the paper)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1.7159 * torch.tanh(x * (2 / 3))
+
+
+class TrainableSubsampling(nn.Module):
+    """Squashed a * (sum of each 2x2 square) + b, one a and b for each map."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.25))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+        self.squash = ScaledTanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.squash(self.gain * 4 * nn.functional.avg_pool2d(x, 2) + self.bias)
+
+
+class LeNet(Classifier):
+    """Images are (B, 3, H, W), 32 x 32 in the paper; other sizes change the first fully connected layer."""
+
+    def __init__(self, spec: LeNetSpec) -> None:
+        super().__init__(spec)
+        height, width = ((side - 4) // 2 for side in spec.preprocess.size)
+        height, width = (height - 4) // 2, (width - 4) // 2
+        if min(height, width) < 1:
+            raise InputError(f"lenet takes images of 16 pixels or more, not {spec.preprocess.size}")
+
+        def subsample(channels: int) -> nn.Module:
+            return TrainableSubsampling(channels) if spec.subsampling == "trainable" else nn.AvgPool2d(2)
+
+        self.stage1 = nn.Sequential(  # (B, 1, 32, 32) -> (B, 6, 28, 28) -> (B, 6, 14, 14)
+            OrderedDict(conv=nn.Conv2d(spec.preprocess.channels, 6, 5), squash=ScaledTanh(), pool=subsample(6))
+        )
+        self.stage2 = nn.Sequential(  # -> (B, 16, 10, 10) -> (B, 16, 5, 5)
+            OrderedDict(conv=nn.Conv2d(6, 16, 5), squash=ScaledTanh(), pool=subsample(16))
+        )
+        self.classifier = nn.Sequential(
+            OrderedDict(
+                c5=nn.Linear(16 * height * width, 120),
+                squash5=ScaledTanh(),
+                f6=nn.Linear(120, 84),
+                squash6=ScaledTanh(),
+                output=nn.Linear(84, len(spec.labels)),
+            )
+        )
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                # Standard deviation 1 / sqrt(fan-in): scaled tanh then keeps the variance near one.
+                nn.init.normal_(layer.weight, std=layer.weight[0].numel() ** -0.5)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.stage2(self.stage1(self.normalize(images))).flatten(1))
+
+
+GREY = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5,), std=(0.5,), grey=True)
+
+VARIANTS = {
+    "lenet": LeNetSpec(DIGITS, GREY, {"lr": 0.002}),
+}

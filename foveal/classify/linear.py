@@ -1,0 +1,56 @@
+"""Linear classifiers: one template for each class, compared with the whole image by an inner product.
+
+    s = W x + b        x: (B, D) pixels in a row, W: (C, D), b: (C,)
+
+Softmax regression (Cox 1958) reads the scores as logits; the multi-class support vector machine (Weston and Watkins
+1999) wants the right score ahead of each other one by a margin. They differ in the loss alone. After training, row c of
+W is a picture: bright where ink speaks for class c, dark where it speaks against it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from foveal.classify.classifier import Classifier
+from foveal.classify.labels import DIGITS
+from foveal.losses.classification import cross_entropy, hinge
+from foveal.system import Preprocess, Spec
+
+
+@dataclass(frozen=True)
+class LinearSpec(Spec):
+    """criterion: "softmax" for cross-entropy, "svm" for the hinge loss."""
+
+    criterion: Literal["softmax", "svm"] = "softmax"
+
+
+class Linear(Classifier):
+    """Scores that are linear in the pixels."""
+
+    def __init__(self, spec: LinearSpec) -> None:
+        super().__init__(spec, {"softmax": cross_entropy, "svm": hinge}[spec.criterion])
+        height, width = spec.preprocess.size
+        self.classifier = nn.Linear(spec.preprocess.channels * height * width, len(spec.labels))
+        # Zero templates are the natural start here: a linear model has no symmetry to break.
+        nn.init.zeros_(self.classifier.weight)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.normalize(images).flatten(1))  # (B, 3, H, W) -> (B, D) -> (B, C)
+
+    def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+        """The template of each class; mid-grey is zero, all with one scale."""
+        weight = self.classifier.weight.detach().float()
+        templates = weight.view(-1, self.preprocess.channels, *self.preprocess.size)
+        templates = 0.5 + templates / (2 * templates.abs().max().clamp(min=1e-12))
+        return {"class templates": (templates.expand(-1, 3, -1, -1), self.labels)}
+
+
+PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 0.01, "augment": "none"}
+
+VARIANTS = {
+    "linear_softmax": LinearSpec(DIGITS, PIXELS, RECIPE),
+    "linear_svm": LinearSpec(DIGITS, PIXELS, RECIPE, criterion="svm"),
+}

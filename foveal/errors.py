@@ -1,0 +1,15 @@
+"""The one error for bad input. The command line prints it as one line and exits with 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where and the remedy."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error line about an unknown name: the known names that look most like it."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,27 @@
+"""Losses of a classifier: functions of its scores (B, C) and a target weight for each class (B, C).
+
+A target row is one-hot for a plain label; smoothing, mixing and class weights make others. Each loss is linear in it.
+"""
+
+from torch import Tensor
+
+
+def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
+    """Softmax cross-entropy, mean over the batch: -sum_j t_j log(exp(s_j) / sum_k exp(s_k))."""
+    return -(target * scores.log_softmax(1)).sum(1).mean()
+
+
+def hinge(scores: Tensor, target: Tensor, margin: float = 1.0) -> Tensor:
+    """Multi-class SVM loss, mean over the batch: sum_y t_y sum_{j != y} max(0, s_j - s_y + margin).
+
+    Weston and Watkins 1999. torch's MultiMarginLoss is this divided by the number of classes.
+    """
+    row, y = target.nonzero(as_tuple=True)
+    violation = (scores[row] - scores[row, y][:, None] + margin).clamp(min=0)  # (one a non-zero weight, C)
+    # j = y adds the constant margin, which is no violation.
+    return (target[row, y] * (violation.sum(1) - margin)).sum() / len(scores)
+
+
+def squared_error(scores: Tensor, target: Tensor) -> Tensor:
+    """L2 loss against the target row, mean over the batch: sum_j (s_j - t_j)^2."""
+    return (scores - target).square().sum(1).mean()

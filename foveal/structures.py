@@ -1,0 +1,195 @@
+"""The values that flow: targets, which are also predictions, and batches of images with their targets.
+
+A target is a frozen dataclass of tensors. Coordinates are continuous pixels with (0, 0) at the upper left corner of the
+upper left pixel, x to the right, y down; a box is (x1, y1, x2, y2). An affine map is a (2, 3) matrix that takes a point
+(x, y, 1) of one image to the same point in another.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is known, or predicted, of one image."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same value with `function` applied to each tensor."""
+        changed = {name: function(value) for name, value in self.tensors() if value is not None}
+        return replace(self, **changed)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As torch.Tensor.to, for each tensor."""
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Name and tensor of each field, in order."""
+        return ((field.name, getattr(self, field.name)) for field in fields(self))
+
+    def warp(self, affine: Tensor, size: tuple[int, int]) -> Self:
+        """The target of the image that `affine` makes of this one, with `size` (height, width). Here: unchanged."""
+        return self
+
+
+@dataclass(frozen=True)
+class Label(Target):
+    """One class for the whole image.
+
+    label:  () int64, index into the system's or data set's class names.
+    scores: (C,) probability of each class in a prediction; in a training target the weight of each class, where mixing,
+            smoothing or class weights made it other than one; None where the label says it all.
+    """
+
+    label: Tensor
+    scores: Tensor | None = None
+
+    def top(self, labels: Sequence[str], k: int = 5) -> list[tuple[str, float]]:
+        """The k most probable class names with their probabilities, best first."""
+        if self.scores is None:
+            return [(labels[int(self.label)], 1.0)]
+        values, indices = self.scores.topk(min(k, len(labels)))
+        return [(labels[i], float(v)) for v, i in zip(values, indices.tolist(), strict=True)]
+
+
+@dataclass(frozen=True)
+class Objects(Target):
+    """The objects in one image, N of them, indexed together.
+
+    boxes:     (N, 4) float, x1, y1, x2, y2 in pixels.
+    labels:    (N,) int64, index into the class names.
+    scores:    (N,) float confidence in [0, 1]; None on ground truth.
+    masks:     (N, H, W) bool.
+    keypoints: (N, K, 3) float: x, y in pixels, visible (> 0) or not.
+    crowd:     (N,) bool: the box stands for a group, which no detection has to match one by one.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+    crowd: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: Any) -> "Objects":
+        """The objects that a slice, a mask or a tensor of indices names."""
+        if isinstance(index, int):
+            index = slice(index, index + 1 or None)
+        return self.map(lambda tensor: tensor[index])
+
+    def warp(self, affine: Tensor, size: tuple[int, int]) -> "Objects":
+        """Boxes, masks and keypoints in the warped image, clipped to it; objects with nothing left in it are gone."""
+        height, width = size
+        affine = affine.to(self.boxes)
+        x1, y1, x2, y2 = self.boxes.unbind(-1)
+        corners = torch.stack([x1, y1, x2, y1, x2, y2, x1, y2], -1).view(-1, 4, 2)
+        corners = corners @ affine[:, :2].T + affine[:, 2]
+        limit = corners.new_tensor([width, height])
+        low, high = corners.amin(1).clamp(min=0).minimum(limit), corners.amax(1).clamp(min=0).minimum(limit)
+        moved = replace(self, boxes=torch.cat([low, high], -1))
+        if self.keypoints is not None:
+            points = self.keypoints[..., :2] @ affine[:, :2].T + affine[:, 2]
+            inside = ((points >= 0) & (points < limit)).all(-1)
+            visible = self.keypoints[..., 2] * inside
+            moved = replace(moved, keypoints=torch.cat([points, visible[..., None]], -1))
+        if self.masks is not None:
+            moved = replace(moved, masks=_warp_masks(self.masks, affine, size))
+        return moved[((high - low) > 0).all(-1)]
+
+
+def _warp_masks(masks: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N, H, W) bool -> (N, *size): each new pixel takes the old pixel under its centre, or False outside."""
+    height, width = size
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    points = (torch.stack([x, y], -1).to(affine) - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).T
+    column, row = points.floor().long().unbind(-1)
+    inside = (column >= 0) & (column < masks.shape[2]) & (row >= 0) & (row < masks.shape[1])
+    picked = masks[:, row.clamp(0, masks.shape[1] - 1), column.clamp(0, masks.shape[2] - 1)]
+    return picked & inside
+
+
+@dataclass(frozen=True)
+class Caption(Target):
+    """A sentence about the image. tokens: (T,) int64, indices into the system's labels, which are its words."""
+
+    tokens: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size with their targets.
+
+    images:  (B, 3, H, W): uint8 as the loader makes them, float in [0, 1] after `float()`.
+    targets: one target an image, in pixels of these images; empty where the data has none.
+    indices: (B,) int64, which items of the data set these are.
+    affines: (B, 2, 3) float, from pixels of each original image to pixels of this one.
+    sizes:   (B, 2) int64, height and width of each original image.
+    """
+
+    images: Tensor
+    targets: tuple[Any, ...]
+    indices: Tensor
+    affines: Tensor
+    sizes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The batch on a device."""
+        return _unpack(*_map_tensors(self.__reduce__()[1], lambda tensor: tensor.to(device, non_blocking=True)))
+
+    def float(self) -> "Batch":
+        """The batch with images as float32 in [0, 1]."""
+        return replace(self, images=to_float(self.images))
+
+    def __reduce__(self) -> tuple[Callable[..., "Batch"], tuple[Any, ...]]:
+        # Between processes and devices a batch is a handful of flat tensors, not one for each field of each target.
+        return _unpack, (self.images, _pack(self.targets), self.indices, self.affines, self.sizes)
+
+
+def to_float(image: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]; a float image as it is."""
+    return image.to(torch.float32).div_(255) if image.dtype == torch.uint8 else image
+
+
+def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Tensor, list[torch.Size]]]] | None:
+    """Targets of one type as (type, {field: (all values in one row, the shape of each)})."""
+    if not targets:
+        return None
+    columns = {}
+    for name, first in targets[0].tensors():
+        values = [getattr(target, name) for target in targets]
+        if first is not None:
+            columns[name] = torch.cat([value.reshape(-1) for value in values]), [value.shape for value in values]
+    return type(targets[0]), columns
+
+
+def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes: Tensor) -> Batch:
+    if packed is None:
+        return Batch(images, (), indices, affines, sizes)
+    kind, columns = packed
+    parts = {
+        name: [part.view(shape) for part, shape in zip(row.split([s.numel() for s in shapes]), shapes, strict=True)]
+        for name, (row, shapes) in columns.items()
+    }
+    targets = tuple(kind(**{name: values[i] for name, values in parts.items()}) for i in range(len(images)))
+    return Batch(images, targets, indices, affines, sizes)
+
+
+def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, torch.Size):
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(_map_tensors(item, function) for item in value)
+    if isinstance(value, dict):
+        return {key: _map_tensors(item, function) for key, item in value.items()}
+    return value

@@ -1,0 +1,191 @@
+"""The contract that every system fulfils, and the two records that describe one: Preprocess and Spec."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from foveal.errors import InputError
+from foveal.structures import Batch, Target, to_float
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a photograph becomes what a system takes. Part of the system and of its checkpoint, so never guessed.
+
+    size:   height and width that the system sees.
+    resize: "squash" to that size, aspect ratio lost; "crop": the shorter side becomes size / crop, then the centre is
+            cut out; "fit": the whole image inside the size, aspect ratio kept, the rest padded with black at the right
+            and the bottom.
+    crop:   for "crop", the part of the resized shorter side that remains.
+    mean, std: of each channel of images in [0, 1], subtracted and divided as the system's first operation.
+    grey:   the system sees one channel, the luminance; mean and std then have one value.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    resize: Literal["squash", "crop", "fit"] = "crop"
+    crop: float = 0.875
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    grey: bool = False
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.grey else 3
+
+    def affine(self, height: int, width: int) -> Tensor:
+        """(2, 3) float64: from pixels of an image of this height and width to pixels of the prepared one."""
+        (rows, columns), top, left = self._placement(height, width)
+        return torch.tensor([[columns / width, 0, -left], [0, rows / height, -top]], dtype=torch.float64)
+
+    def apply(self, image: Tensor) -> Tensor:
+        """(3, H, W) uint8 or float in [0, 1] -> (3, *size), same type."""
+        (rows, columns), top, left = self._placement(*image.shape[-2:])
+        image = resize(image, (rows, columns), self.interpolation)
+        bottom, right = top + self.size[0], left + self.size[1]
+        # Negative padding cuts, positive padding adds black.
+        return pad(image, (-left, right - columns, -top, bottom - rows))
+
+    def batch(self, images: Sequence[Tensor]) -> Batch:
+        """Images of any sizes as one float batch without targets."""
+        return Batch(
+            torch.stack([to_float(self.apply(image)) for image in images]),
+            (),
+            torch.arange(len(images)),
+            torch.stack([self.affine(*image.shape[-2:]) for image in images]).float(),
+            torch.tensor([image.shape[-2:] for image in images]),
+        )
+
+    def _placement(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
+        """(rows, columns) to resize to, then the upper left corner (top, left) of the part that is kept."""
+        target_height, target_width = self.size
+        if self.resize == "squash":
+            return (target_height, target_width), 0, 0
+        if self.resize == "fit":
+            scale = min(target_height / height, target_width / width)
+            return (max(1, round(height * scale)), max(1, round(width * scale))), 0, 0
+        scale = max(round(target_height / self.crop) / height, round(target_width / self.crop) / width)
+        rows, columns = max(target_height, int(height * scale + 1e-6)), max(target_width, int(width * scale + 1e-6))
+        return (rows, columns), round((rows - target_height) / 2), round((columns - target_width) / 2)
+
+
+def resize(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """(C, H, W) uint8 or float -> (C, *size), same type; antialiased when it shrinks."""
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    resized = interpolate(image[None], size, mode=interpolation, align_corners=False, antialias=True)[0]
+    return resized.clamp_(0, 1) if interpolation == "bicubic" and image.is_floating_point() else resized
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One variant of a family of systems, as data. A family adds its own fields.
+
+    labels:     class names, in the order of the outputs.
+    preprocess: size rule and normalisation.
+    recipe:     settings of TrainConfig that suit this variant; what the user sets goes first.
+    """
+
+    labels: tuple[str, ...] = ()
+    preprocess: Preprocess = Preprocess()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+class System(nn.Module):
+    """A network, or a rule, with its loss, its class names and its preprocessing.
+
+    A subclass gives `forward`, and either `loss`, or `fit` where it is learned in closed form or by a rule of its own.
+    Systems that answer about an image give `decode` and `score`; those that make images give `sample`.
+    What a method returns never depends on `self.training`.
+
+    task:    decides target type, metric and drawing.
+    labels:  class names, without background.
+    name, variant: set by `foveal.create`: the catalog's name and the fields that differ from its entry there.
+    """
+
+    task: ClassVar[str]
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.labels = tuple(spec.labels)
+        self.name: str | None = None
+        self.variant: dict[str, Any] = {}
+        self.register_buffer("pixel_mean", torch.tensor(spec.preprocess.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(spec.preprocess.std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.spec.preprocess
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """Who is optimised in turn within a step. Adversarial systems have several, each with its own optimizer."""
+        return {"system": self}
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, channels, H, W) with the mean removed, in units of the standard deviation."""
+        if self.preprocess.grey:
+            images = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
+        """The terms of the objective that `player` minimises, each a scalar; the total is their sum."""
+        raise self._cannot("be trained by gradient")
+
+    def fit(self, data: Iterable[Batch]) -> None:
+        """Learn from all batches at once; `data` can be gone through again and again, in the same order."""
+        raise self._cannot("be fitted")
+
+    def predict(self, images: Sequence[Tensor]) -> Sequence[Target]:
+        """Images (3, H, W) of any sizes, uint8 or float in [0, 1] -> one target each, in the image's own pixels."""
+        with evaluating(self):
+            batch = self.preprocess.batch(list(images)).to(self.device)
+            return self.decode(self(batch.images), batch)
+
+    def decode(self, outputs: Any, batch: Batch) -> Sequence[Target]:
+        """Raw outputs of `forward` on a prepared batch -> one target an image, in its original pixels."""
+        raise self._cannot("predict")
+
+    def score(self, images: Tensor, target: Any) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B,): how strongly each shows `target`; differentiable."""
+        raise self._cannot("score a target")
+
+    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """n new images (n, 3, H, W) in [0, 1]."""
+        raise self._cannot("make images")
+
+    def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+        """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
+        return {}
+
+    def can(self, verb: str) -> bool:
+        """Whether this system has its own `loss`, `fit`, `decode`, `score` or `sample`."""
+        return getattr(type(self), verb) is not getattr(System, verb)
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def _cannot(self, what: str) -> InputError:
+        return InputError(f"{self.name or type(self).__name__} cannot {what}")
+
+
+@contextmanager
+def evaluating(system: nn.Module):
+    """Evaluation mode without gradients inside the block; afterwards each module is in its former mode."""
+    modes = {module: module.training for module in system.modules()}
+    system.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
