@@ -1,0 +1,47 @@
+"""foveal: every system of deep computer vision, trained, evaluated, explained and run on your own images.
+
+The names below are all there is to know to begin; each is imported when first used, so that `import foveal` costs
+nothing. `foveal.train` and `foveal.cost` are modules that can be called.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "names": "catalog",
+    "create": "catalog",
+    "load": "train.checkpoint",
+    "load_dataset": "data.sources",
+    "evaluate": "train.evaluate",
+    "check_gradients": "train.gradients",
+    "TrainConfig": "train.config",
+    "InputError": "errors",
+}
+_MODULES = ("train", "cost", "structures", "ops", "losses", "metrics", "nn", "system", "catalog", "data", "report")
+
+__all__ = [*_HOMES, "cost", "train"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from foveal.catalog import create, names
+    from foveal.cost import cost
+    from foveal.data.sources import load_dataset
+    from foveal.errors import InputError
+    from foveal.train.checkpoint import load
+    from foveal.train.config import TrainConfig
+    from foveal.train.evaluate import evaluate
+    from foveal.train.gradients import check_gradients
+    from foveal.train.loop import train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"foveal.{_HOMES[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"foveal.{name}")
+    raise AttributeError(f"module 'foveal' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, "__version__"])

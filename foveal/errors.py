@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where and the remedy."""
+    """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where, what to do."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -34,6 +34,10 @@ class Target:
         """The target of the image that `affine` makes of this one, with `size` (height, width). Here: unchanged."""
         return self
 
+    def relabel(self, mapping: Tensor) -> Self:
+        """The same target where class i is called mapping[i]. Here: there are no classes."""
+        return self
+
 
 @dataclass(frozen=True)
 class Label(Target):
@@ -46,6 +50,9 @@ class Label(Target):
 
     label: Tensor
     scores: Tensor | None = None
+
+    def relabel(self, mapping: Tensor) -> "Label":
+        return replace(self, label=mapping[self.label])
 
     def top(self, labels: Sequence[str], k: int = 5) -> list[tuple[str, float]]:
         """The k most probable class names with their probabilities, best first."""
@@ -83,6 +90,9 @@ class Objects(Target):
             index = slice(index, index + 1 or None)
         return self.map(lambda tensor: tensor[index])
 
+    def relabel(self, mapping: Tensor) -> "Objects":
+        return replace(self, labels=mapping[self.labels])
+
     def warp(self, affine: Tensor, size: tuple[int, int]) -> "Objects":
         """Boxes, masks and keypoints in the warped image, clipped to it; objects with nothing left in it are gone."""
         height, width = size
@@ -119,6 +129,9 @@ class Caption(Target):
     """A sentence about the image. tokens: (T,) int64, indices into the system's labels, which are its words."""
 
     tokens: Tensor
+
+    def relabel(self, mapping: Tensor) -> "Caption":
+        return replace(self, tokens=mapping[self.tokens])
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class System(nn.Module):
     task:    decides target type, metric and drawing.
     labels:  class names, without background.
     name, variant: set by `foveal.create`: the catalog's name and the fields that differ from its entry there.
+    licence: of the weights that this system started from; None where it was trained from scratch.
     """
 
     task: ClassVar[str]
@@ -118,6 +119,7 @@ class System(nn.Module):
         self.labels = tuple(spec.labels)
         self.name: str | None = None
         self.variant: dict[str, Any] = {}
+        self.licence: str | None = None
         self.register_buffer("pixel_mean", torch.tensor(spec.preprocess.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.preprocess.std).view(-1, 1, 1), persistent=False)
 
@@ -127,8 +129,9 @@ class System(nn.Module):
 
     @property
     def players(self) -> dict[str, nn.Module]:
-        """Who is optimised in turn within a step. Adversarial systems have several, each with its own optimizer."""
-        return {"system": self}
+        """Who is optimised in turn within a step, each by an optimizer of its own: one, several in adversarial systems,
+        none where the system has its own `fit`."""
+        return {} if self.can("fit") else {"system": self}
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, channels, H, W) with the mean removed, in units of the standard deviation."""

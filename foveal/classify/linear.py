@@ -48,7 +48,7 @@ class Linear(Classifier):
 
 
 PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 0.01, "augment": "none"}
+RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 0.01}
 
 VARIANTS = {
     "linear_softmax": LinearSpec(DIGITS, PIXELS, RECIPE),

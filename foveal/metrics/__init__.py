@@ -1,1 +1,31 @@
-""""""
+"""How good a system is: one evaluator a task."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from foveal.metrics.classify import ClassifyEvaluator
+from foveal.metrics.loss import LossEvaluator
+from foveal.structures import Batch, Target
+
+
+class Evaluator(Protocol):
+    """Collects over batches what `compute` needs.
+
+    criterion: the figure that tells the best epoch; better: "max" or "min"; None where no figure tells.
+    """
+
+    criterion: str | None
+    better: str
+
+    def update(self, system: Any, batch: Batch, truths: Sequence[Target]) -> None:
+        """Take in one prepared batch; `truths` are its targets in pixels of the original images."""
+
+    def compute(self) -> dict[str, float]:
+        """The figures, by name, over all that was taken in."""
+
+
+def evaluator(system: Any) -> Evaluator:
+    """The evaluator for a system: that of its task, or else its own losses."""
+    if system.task == "classify":
+        return ClassifyEvaluator(len(system.labels))
+    return LossEvaluator(tuple(system.players))

@@ -1,1 +1,129 @@
-"""Weights of other publishers: one file a publisher, how its names map to ours."""
+"""Weights of any publisher into a system: one file a publisher, with how its names map to ours."""
+
+import re
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from foveal.errors import InputError
+from foveal.system import System
+from foveal.weights import timm, torchvision
+
+Converter = Callable[[type, Mapping[str, Tensor]], dict[str, Tensor] | None]
+
+PUBLISHERS: dict[str, Converter] = {"torchvision": torchvision.convert, "timm": timm.convert}
+WRAPPINGS = ("model", "state_dict", "model_state_dict")
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
+TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
+
+
+def load_weights(system: System, path: str | PathLike[str]) -> None:
+    """Weights from a .safetensors file, or one that torch.save made, into a system; all of them or none.
+
+    The layout, foveal's own or another publisher's, is recognised by its names; the numbers take the system's type.
+
+    Raises InputError for a file that is missing, truncated, not of weights, or whose opening would have to run code,
+    and for weights that are not exactly this system's.
+    """
+    path = Path(path)
+    state = read(path)
+    layout, weights = translate(system, state)
+    own = system.state_dict()
+    # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
+    weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
+    if complaint := _misfit(system, own, weights):
+        kind = "" if layout == "foveal" else f" ({layout}'s layout)"
+        raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
+    system.load_state_dict(weights)
+
+
+def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """(layout, tensors under the system's names): the layout that gives most of the names that the system has.
+
+    `state` may be any tensors under the publisher's names: weights, or their gradients.
+    """
+    names = system.state_dict().keys()
+    readings = {"foveal": dict(state)}
+    for publisher, convert in PUBLISHERS.items():
+        if (converted := convert(type(system), state)) is not None:
+            readings[publisher] = converted
+    layout = max(readings, key=lambda layout: len(names & readings[layout].keys()))
+    return layout, readings[layout]
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The named tensors in a file, without what a training run keeps beside them or around their names."""
+    if not path.is_file():
+        raise InputError(f"there is no file of weights at {path}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    while isinstance(content, Mapping) and (inner := [content[key] for key in WRAPPINGS if _is_map(content.get(key))]):
+        content = inner[0]
+    if not _is_map(content) or not all(isinstance(value, Tensor) for value in content.values()):
+        found = ", ".join(map(str, list(content)[:5])) if _is_map(content) else type(content).__name__
+        raise InputError(f"{path} holds no weights by name, at its top or under {', '.join(WRAPPINGS)}, but {found}")
+    state = {name: tensor for name, tensor in content.items() if not name.startswith(TRAIN)}
+    while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not a whole safetensors file, it may be truncated: {error}") from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        # A record of command-line arguments is often kept beside the weights, and only holds values.
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load meets a foreign file with whatever its bytes lead to
+        if match := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+            raise InputError(
+                f"{path} would run code when opened ({match[1]}) and was not opened; "
+                "if you trust who made it, save its state_dict alone, as .safetensors"
+            ) from None
+        raise InputError(f"{path} is not a whole file of weights made by torch.save; it may be truncated") from None
+
+
+def _is_map(value: Any) -> bool:
+    """Whether a value has entries by name."""
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(key, str) for key in value)
+
+
+def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
+    """Why these are not the weights of this system; None where they are."""
+    missing = [name for name in own if name not in weights]
+    left_over = [name for name in weights if name not in own]
+    common = [name for name in own if name in weights]
+    shaped = [name for name in common if own[name].shape != weights[name].shape]
+    typed = [name for name in common if own[name].is_floating_point() and not weights[name].is_floating_point()]
+    if not [name for name in common if not name.endswith("num_batches_tracked")]:
+        return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {_few(left_over)}"
+    pairs = [(own[name].shape, weights[name].shape) for name in shaped]
+    rows = len(system.labels)
+    of_classes = [len(a) == len(b) and a[:1] == (rows,) and a[1:] == b[1:] for a, b in pairs]
+    if shaped and all(of_classes) and not (missing or left_over or typed):
+        return f"it knows {pairs[0][1][0]} classes, the system {rows} ({shaped[0]}); create it with the file's labels"
+    complaints = {
+        "missing": missing,
+        "left over": left_over,
+        "of another shape": [f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}" for name in shaped],
+        "not floating-point": typed,
+    }
+    return "; ".join(f"{what}: {_few(names)}" for what, names in complaints.items() if names) or None
+
+
+def _few(names: Sequence[str], count: int = 3) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -1,0 +1,75 @@
+"""What the verbs share: reading a command line, finding a system, writing an answer."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from foveal.catalog import ENTRIES
+from foveal.errors import InputError, nearest
+
+Arguments = TypeVar("Arguments")
+
+
+def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
+    """The words of a command line as the dataclass `kind`. Raises InputError with one line for what does not fit."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                kind,
+                prog=f"foveal {verb}",
+                args=list(words),
+                config=(tyro.conf.SuppressFixed, tyro.conf.OmitArgPrefixes),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        # The message is the part of tyro's box above its first rule; below it stand help texts.
+        lines = [line.strip("│╭╮╰╯ ") for line in errors.getvalue().splitlines()]
+        rule = next((number for number, line in enumerate(lines[1:], 1) if set(line) == {"─"}), len(lines))
+        near = re.findall(r"^--[\w-]+", "\n".join(lines[rule:]), re.MULTILINE)
+        hint = f"; did you mean {' or '.join(near[:2])}?" if near and "nrecognized" in lines[1] else ""
+        raise InputError(f"{' '.join(lines[1:rule])}{hint} (foveal {verb} --help)") from None
+
+
+def find_system(run_or_name: str, weights: str | None = None, *, untrained: bool = False) -> Any:
+    """The system of a run or checkpoint, or of a catalog name with weights; `untrained`: a bare name will do."""
+    from foveal.catalog import create
+    from foveal.train.checkpoint import load
+
+    if Path(run_or_name).exists():
+        if weights:
+            raise InputError(f"{run_or_name} is a run, which has its own weights: leave out --weights")
+        return load(run_or_name)
+    if run_or_name not in ENTRIES:
+        raise InputError(f"{run_or_name} is neither a run or checkpoint nor a system{nearest(run_or_name, ENTRIES)}")
+    if weights is None and not untrained:
+        raise InputError(f"{run_or_name} has no trained weights here: add --weights FILE, or name a run instead")
+    return create(run_or_name, weights=weights)
+
+
+def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result of a verb on stdout, as one JSON document or as text."""
+    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table for a terminal, or separated by tabs for a pipe."""
+    if not sys.stdout.isatty():
+        return "\n".join("\t".join(row) for row in rows)
+    grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        grid.add_row(*row)
+    console = Console()
+    with console.capture() as capture:
+        console.print(grid)
+    return capture.get().rstrip("\n")

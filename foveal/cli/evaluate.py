@@ -1,0 +1,56 @@
+"""foveal evaluate"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from foveal.cli.common import answer, find_system, parse, table
+
+
+@dataclass
+class Evaluate:
+    """Measure a trained system on a labelled set: its size, preprocessing and classes are those it was trained with.
+
+    Example: foveal evaluate runs/digits --data digits --split test
+    """
+
+    system: tyro.conf.Positional[str]
+    """A run or checkpoint; or a system's name, with --weights."""
+    data: str
+    """A built-in set, a folder of class folders, or a CSV file."""
+    split: str | None = None
+    """train, val or test; default test, else val, else all images."""
+    weights: str | None = None
+    """Published weights for a system given by its name."""
+    batch_size: int = 64
+    """Images that are in memory together."""
+    workers: int | None = None
+    """Processes that read images."""
+    device: str | None = None
+    """cpu, cuda, mps; default the best there is."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def run(words: list[str]) -> None:
+    options = parse(Evaluate, "evaluate", words)
+    from foveal.data.sources import load_dataset
+    from foveal.train.evaluate import evaluation_loader, measure
+    from foveal.train.prepare import best_device
+
+    system = find_system(options.system, options.weights).to(options.device or best_device())
+    dataset = load_dataset(options.data, split=options.split).evaluation_split()
+    loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
+    metrics = measure(system, loader).compute()
+    document = {
+        "system": options.system,
+        "data": options.data,
+        "split": dataset.split,
+        "images": len(dataset) - len(loader.unreadable),
+        "unreadable": loader.unreadable,
+        "metrics": metrics,
+    }
+    lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: {document['images']} images"]
+    lines += [f"left out, as it cannot be read: {reason}" for reason in loader.unreadable.values()]
+    lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()]))
+    answer(document, options.json, "\n".join(lines))

@@ -1,0 +1,25 @@
+"""foveal list"""
+
+from dataclasses import dataclass
+
+from foveal.catalog import names, task_of
+from foveal.cli.common import answer, parse, table
+
+
+@dataclass
+class List:
+    """The systems there are, by task.
+
+    Example: foveal list --task classify
+    """
+
+    task: str | None = None
+    """Only the systems of this task."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def run(words: list[str]) -> None:
+    options = parse(List, "list", words)
+    systems = [{"name": name, "task": task_of(name)} for name in names(options.task)]
+    answer({"systems": systems}, options.json, table(("name", "task"), [(s["name"], s["task"]) for s in systems]))

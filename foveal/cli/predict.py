@@ -1,0 +1,85 @@
+"""foveal predict"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from foveal.cli.common import answer, find_system, parse, table
+from foveal.errors import InputError
+
+
+@dataclass
+class Predict:
+    """Name what images show, most probable class first.
+
+    Example: foveal predict runs/digits examples/digits/*.png --out predictions
+    """
+
+    system: tyro.conf.Positional[str]
+    """A run or checkpoint; or a system's name, with --weights."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, or folders of them."""
+    out: str | None = None
+    """Folder for predictions.json and a picture of the images with their classes."""
+    weights: str | None = None
+    """Published weights for a system given by its name."""
+    top: int = 3
+    """How many classes to name."""
+    device: str | None = None
+    """cpu, cuda, mps; default the best there is."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def run(words: list[str]) -> int:
+    options = parse(Predict, "predict", words)
+    from foveal.data.image import ImageError, read_image
+    from foveal.train.prepare import best_device
+
+    paths = _image_files(options.images)
+    system = find_system(options.system, options.weights).to(options.device or best_device())
+    predictions, unreadable, pictures = [], {}, []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            unreadable[str(path)] = str(error)
+            print(f"foveal: {error}", file=sys.stderr)
+            continue
+        best = system.predict([image])[0].top(system.labels, options.top)
+        top = [{"label": label, "score": score} for label, score in best]
+        predictions.append({"image": str(path), **top[0], "top": top})
+        pictures.append(image)
+    document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
+    rows = [
+        (p["image"], p["label"], f"{p['score']:.3f}", ", ".join(f"{t['label']} {t['score']:.3f}" for t in p["top"][1:]))
+        for p in predictions
+    ]
+    if options.out and predictions:
+        from foveal.report.draw import save_predictions
+
+        save_predictions(Path(options.out), document, pictures)
+    answer(document, options.json, table(("image", "class", "probability", "next"), rows))
+    return 2 if unreadable else 0
+
+
+def _image_files(names: tuple[str, ...]) -> list[Path]:
+    """The files that the arguments name; those of a folder in order of name."""
+    from foveal.data.image import IMAGE_SUFFIXES
+
+    files = []
+    for path in map(Path, names):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise InputError(f"{path} has no images in it")
+            files += inside
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"there is no image {path}")
+    if not files:
+        raise InputError("no image given: foveal predict RUN IMAGE...")
+    return files

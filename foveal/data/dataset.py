@@ -1,0 +1,207 @@
+"""A data set: images, targets, class names and splits, held as flat arrays that worker processes share."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.data.image import read_image
+from foveal.errors import InputError, nearest
+from foveal.structures import Label, Target
+
+SPLITS = ("train", "val", "test")
+
+
+class Images(Protocol):
+    """Where the pixels come from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(3, H, W) uint8."""
+
+    def name(self, index: int) -> str:
+        """What a person calls this image: its path, or its number in a built-in set."""
+
+    def content(self, index: int) -> bytes:
+        """Bytes that are equal for copies of one image."""
+
+
+class ImageFiles:
+    """Image files below a folder; their paths stand in one row of bytes."""
+
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.root = root
+        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
+        self.paths = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return read_image(self.root / self._path(index))
+
+    def name(self, index: int) -> str:
+        return str(self.root / self._path(index))
+
+    def content(self, index: int) -> bytes:
+        # Size, beginning, middle and end tell files apart as well as the whole does, and cost three reads.
+        with open(self.root / self._path(index), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            parts = [str(size).encode()]
+            for start in sorted({0, max(0, size // 2 - _PART // 2), max(0, size - _PART)}):
+                file.seek(start)
+                parts.append(file.read(_PART))
+        return b"".join(parts)
+
+    def _path(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return os.fsdecode(self.paths[start : self.ends[index]].tobytes())
+
+
+_PART = 16384  # bytes
+
+
+class ImageArray:
+    """Images in memory: (N, 3, H, W) uint8, or a list of (3, H, W) where sizes differ."""
+
+    def __init__(self, images: Tensor | Sequence[Tensor], title: str) -> None:
+        self.images, self.title = images, title
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return f"{self.title}/{index}"
+
+    def content(self, index: int) -> bytes:
+        return self.images[index].numpy().tobytes()
+
+
+class LabelColumn(Sequence[Label]):
+    """One class for each image, as one array."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = np.asarray(values, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: Any) -> Any:
+        return Label(torch.tensor(self.values[index]))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with what is known of them. `dataset[i]` is the i-th (image, target) of this view.
+
+    source:  where it came from, as the user wrote it.
+    task:    the task that its targets serve.
+    labels:  class names.
+    images:  the pixels, read when asked for.
+    targets: one an image; None where the data has none.
+    splits:  (N,) for each image its place in SPLITS.
+    split:   the split that this view shows; None for all.
+    items:   which images the view shows, in order.
+    mapping: new index of each class of `targets`, after `relabel`.
+    """
+
+    source: str
+    task: str
+    labels: tuple[str, ...]
+    images: Images
+    targets: Sequence[Target] | None
+    splits: np.ndarray
+    split: str | None = None
+    items: np.ndarray | None = None
+    mapping: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) if self.items is None else len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target | None]:
+        return self.image(index), self.target(index)
+
+    def image(self, index: int) -> Tensor:
+        """(3, H, W) uint8. Raises ImageError, which names the file, where it does not decode."""
+        return self.images[self._item(index)]
+
+    def target(self, index: int) -> Target | None:
+        if self.targets is None:
+            return None
+        target = self.targets[self._item(index)]
+        return target if self.mapping is None else target.relabel(self.mapping)
+
+    def name(self, index: int) -> str:
+        return self.images.name(self._item(index))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether reading an image costs next to nothing."""
+        return isinstance(self.images, ImageArray)
+
+    def select(self, split: str) -> "Dataset":
+        """The view of one split. Raises InputError where it has no images."""
+        if split not in SPLITS:
+            raise InputError(f"unknown split {split!r}{nearest(split, SPLITS)}")
+        if self.split not in (None, split):
+            raise InputError(f"{self.source}: this is the {self.split} split, which has no split {split!r} in it")
+        items = np.flatnonzero(self.splits == SPLITS.index(split))
+        if not len(items):
+            raise InputError(f"{self.source} has no images in split {split!r}; it has {', '.join(self.split_counts())}")
+        return replace(self, split=split, items=items)
+
+    def evaluation_split(self) -> "Dataset":
+        """This view if it is of one split; else test, else val, else everything there is."""
+        present = self.split_counts()
+        chosen = next((split for split in ("test", "val") if split in present), None)
+        return self if self.split or chosen is None else self.select(chosen)
+
+    def split_counts(self) -> dict[str, int]:
+        """How many images each split has, those without any left out."""
+        codes = self.splits if self.items is None else self.splits[self.items]
+        counts = np.bincount(codes, minlength=len(SPLITS)).tolist()
+        return {split: count for split, count in zip(SPLITS, counts, strict=True) if count}
+
+    def class_counts(self) -> dict[str, int]:
+        """How many images show each class, in the order of `labels`. For data with one label an image."""
+        if not isinstance(self.targets, LabelColumn):
+            raise InputError(f"{self.source} does not have one class for each image")
+        values = self.targets.values if self.items is None else self.targets.values[self.items]
+        if self.mapping is not None:
+            values = self.mapping.numpy()[values]
+        counts = np.bincount(values, minlength=len(self.labels)).tolist()
+        return dict(zip(self.labels, counts, strict=True))
+
+    def relabel(self, labels: Sequence[str]) -> "Dataset":
+        """The same data with the class order of a system. Raises InputError for a class that the system lacks."""
+        if tuple(labels) == self.labels:
+            return self
+        unknown = [label for label in self.labels if label not in labels]
+        if unknown:
+            raise InputError(
+                f"{self.source} has {'classes' if len(unknown) > 1 else 'a class'} that the system does not know: "
+                f"{_some(unknown)}; it knows {_some(labels)}"
+            )
+        mapping = torch.tensor([tuple(labels).index(label) for label in self.labels])
+        return replace(
+            self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping]
+        )
+
+    def _item(self, index: int) -> int:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return index if self.items is None else int(self.items[index])
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,156 @@
+"""From a data set to batches, in the order and with the random draws that (seed, epoch, index) alone decide."""
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from foveal.data.dataset import Dataset
+from foveal.data.image import ImageError
+from foveal.data.transforms import Pipeline, Sample
+from foveal.errors import InputError
+from foveal.structures import Batch, to_float
+
+MAX_UNREADABLE = 0.1  # of the images; more than that is not bad luck but a wrong folder
+
+
+class Loader:
+    """Batches of one split, as many epochs as wanted.
+
+    dataset:    the view to read.
+    pipeline:   what is done to each sample; it makes all images of a batch one size.
+    shuffle:    a new order each epoch, and an incomplete last batch is left out; else the data's own order, complete.
+    workers:    processes that read ahead; 0 reads in this one.
+    unreadable: name -> reason of each image that did not decode. When shuffling, the next image stands in for it (one
+                rule, the same in each run); else it is left out. Too many raise InputError.
+    waited:     seconds that iteration has kept its caller waiting.
+    """
+
+    def __init__(
+        self, dataset: Dataset, pipeline: Pipeline, *, batch_size: int, seed: int = 0, shuffle: bool = False, workers: int = 0
+    ) -> None:
+        self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
+        self.batch_size = min(batch_size, len(dataset))
+        self.unreadable: dict[str, str] = {}
+        self.waited = 0.0
+        self._fetch = _Fetch(dataset, pipeline, replace_unreadable=shuffle)
+        self._keys = _Keys(self)
+        self._workers: DataLoader[Any] | None = None
+        if workers:
+            self._workers = DataLoader(
+                self._fetch,
+                batch_sampler=self._keys,
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                persistent_workers=True,
+                worker_init_fn=_ignore_interrupt,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, rest = divmod(len(self.dataset), self.batch_size)
+        return whole + (rest > 0 and not self.shuffle)
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from its `start`-th on, images uint8."""
+        self._keys.number, self._keys.start = number, start
+        source = iter(self._workers) if self._workers is not None else map(self._fetch.__getitems__, self._keys)
+        while True:
+            before = time.perf_counter()
+            fetched = next(source, None)
+            self.waited += time.perf_counter() - before
+            if fetched is None:
+                return
+            batch, unreadable = fetched
+            self._note(unreadable)
+            if batch is not None:
+                yield batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """One epoch of float batches, on the CPU."""
+        return (batch.float() for batch in self.epoch())
+
+    def _note(self, unreadable: dict[str, str]) -> None:
+        self.unreadable.update(unreadable)
+        allowed = max(1, int(MAX_UNREADABLE * len(self.dataset)))
+        if len(self.unreadable) > allowed:
+            raise InputError(
+                f"{self.dataset.source}: more than {allowed} of {len(self.dataset)} images cannot be read, "
+                f"first {next(iter(self.unreadable.values()))}"
+            )
+
+
+class _Keys:
+    """The (epoch, index) pairs of each batch, as the sampler that worker processes are fed from."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.number, self.start = loader, 0, 0
+
+    def __len__(self) -> int:
+        return len(self.loader) - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        loader, count = self.loader, len(self.loader.dataset)
+        order = np.random.default_rng([loader.seed, self.number]).permutation(count) if loader.shuffle else range(count)
+        for batch in range(self.start, len(loader)):
+            rows = order[batch * loader.batch_size : (batch + 1) * loader.batch_size]
+            yield [(self.number, int(index)) for index in rows]
+
+
+class _Fetch:
+    """Reads and prepares the samples of one batch; what runs in a worker process."""
+
+    def __init__(self, dataset: Dataset, pipeline: Pipeline, replace_unreadable: bool) -> None:
+        self.dataset, self.pipeline, self.replace_unreadable = dataset, pipeline, replace_unreadable
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]]:
+        unreadable: dict[str, str] = {}
+        samples = [sample for epoch, index in keys if (sample := self._sample(epoch, index, unreadable)) is not None]
+        return (_collate(samples) if samples else None), unreadable
+
+    def _sample(self, epoch: int, index: int, unreadable: dict[str, str]) -> Sample | None:
+        for step in range(10 if self.replace_unreadable else 1):
+            stand_in = (index + step) % len(self.dataset)
+            try:
+                image, target = self.dataset[stand_in]
+            except ImageError as error:
+                unreadable[self.dataset.name(stand_in)] = str(error)
+            else:
+                return self.pipeline(Sample.original(image, target, stand_in), epoch)
+        return None
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    shapes = {tuple(sample.image.shape) for sample in samples}
+    if len(shapes) > 1:
+        raise InputError(f"the transforms leave images of several sizes in one batch: {sorted(shapes)[:3]}")
+    images = [sample.image for sample in samples]
+    if len({image.dtype for image in images}) > 1:
+        images = [to_float(image) for image in images]
+    return Batch(
+        torch.stack(images).contiguous(),
+        tuple(sample.target for sample in samples if sample.target is not None),
+        torch.tensor([sample.index for sample in samples]),
+        torch.stack([sample.affine for sample in samples]).float(),
+        torch.tensor([sample.size for sample in samples]),
+    )
+
+
+def _as_it_is(fetched: Any) -> Any:
+    return fetched
+
+
+def _ignore_interrupt(worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

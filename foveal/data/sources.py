@@ -1,0 +1,164 @@
+"""Data sets by name or path: the built-in ones, a folder for each class, a CSV file."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from foveal.data.builtin import BUILT_IN
+from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
+from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.splits import UNSPLIT, split_by_content
+from foveal.errors import InputError, nearest
+
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CSV_COLUMNS = ("path", "label", "split")
+
+
+def load_dataset(source: str | PathLike[str], task: str | None = None, split: str | None = None) -> Dataset:
+    """The data set at `source`, all of it or one split.
+
+    source: the name of a built-in set; a folder with one folder a class, or with train, val and test folders that have
+            one; a CSV file with columns path, label and, if wanted, split.
+    task:   the task that the data has to serve; default the one that it does serve.
+    Where nothing names the splits, the content of each image decides (data/splits.py).
+
+    Raises InputError, which says what is wrong and where.
+    """
+    name = os.fspath(source)
+    path = Path(name)
+    if name in BUILT_IN:
+        dataset = BUILT_IN[name]()
+    elif path.is_dir():
+        dataset = from_folder(path)
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        dataset = from_csv(path)
+    elif path.exists():
+        raise InputError(f"{name} is neither a folder with one folder a class nor a CSV file")
+    else:
+        close = "" if path.suffix or len(path.parts) > 1 else nearest(name, BUILT_IN).replace("known", "built in")
+        raise InputError(f"there is no data at {name}{close}")
+    if task is not None and task != dataset.task:
+        raise InputError(f"{name} is data to {dataset.task}, not to {task}")
+    return dataset if split is None else dataset.select(split)
+
+
+def from_folder(root: Path) -> Dataset:
+    """A folder for each class, or folders named train, val and test that have these."""
+    folders = _folders(root)
+    if not folders:
+        raise InputError(f"{root} has no folders in it; images belong in one folder for each class")
+    named = {SPLIT_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in SPLIT_NAMES}
+    if named and len(named) < len(folders):
+        others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_NAMES]
+        raise InputError(f"{root} has folders of splits ({', '.join(named)}) beside others: {', '.join(others[:5])}")
+    rows = [
+        (image, folder.name, split)
+        for split, parent in (named or {None: root}).items()
+        for folder in _folders(parent)
+        for image in sorted(_images(folder, frozenset(), str(folder.relative_to(root))))
+    ]
+    classes = {folder.name for parent in (named.values() or [root]) for folder in _folders(parent)}
+    empty = sorted(classes - {label for _, label, _ in rows})
+    if not rows:
+        raise InputError(f"{root} has no images in its folders ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if empty:
+        raise InputError(f"{root}: no images in the folder of class {', '.join(empty[:5])}; add some or remove it")
+    return _labelled(str(root), root, rows)
+
+
+def from_csv(path: Path) -> Dataset:
+    """Rows of path (relative to the CSV's folder), label and, if wanted, split."""
+    try:
+        text = path.read_text("utf-8-sig")
+        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        columns = list(reader.fieldnames or ())
+        unknown = [column for column in columns if column not in CSV_COLUMNS]
+        missing = [column for column in CSV_COLUMNS[:2] if column not in columns]
+        if unknown or missing:
+            trouble = f"unknown column {', '.join(map(repr, unknown))}" if unknown else f"no column {missing[0]!r}"
+            raise InputError(f"{path}: {trouble}; the columns are path, label and, if wanted, split")
+        rows = []
+        for row in reader:
+            if None in row or None in row.values() or not row["path"] or not row["label"]:
+                raise InputError(f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}")
+            split = row.get("split") or None
+            if split is not None and split.lower() not in SPLIT_NAMES:
+                raise InputError(f"{path}, line {reader.line_num}: unknown split {split!r}{nearest(split, SPLITS)}")
+            rows.append((row["path"], row["label"], split and SPLIT_NAMES[split.lower()]))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    if not rows:
+        raise InputError(f"{path} has no rows")
+    if len({split is None for _, _, split in rows}) > 1:
+        raise InputError(f"{path}: the column split is filled in some rows and empty in others")
+    labels: dict[str, str] = {}
+    for image, label, _ in rows:
+        if labels.setdefault(image, label) != label:
+            raise InputError(f"{path}: {image} has two labels, {labels[image]!r} and {label!r}")
+    lost = [image for image in labels if not (path.parent / image).is_file()]
+    if lost:
+        raise InputError(f"{path}: {len(lost)} of {len(labels)} images do not exist, first {path.parent / lost[0]}")
+    return _labelled(str(path), path.parent, rows)
+
+
+def _labelled(source: str, root: Path, rows: list[tuple[str, str, str | None]]) -> Dataset:
+    """A data set to classify, from (path below root, label, split) of each image."""
+    labels = sorted({label for _, label, _ in rows}, key=_natural)
+    if len(labels) < 2:
+        raise InputError(f"{source} has one class only, {labels[0]!r}; to classify takes two or more")
+    index = {label: number for number, label in enumerate(labels)}
+    images = ImageFiles(root, [path for path, _, _ in rows])
+    splits = np.array([UNSPLIT if split is None else SPLITS.index(split) for _, _, split in rows], np.int8)
+    present = set(splits.tolist())
+    if UNSPLIT in present:
+        splits = _split(source, images, range(len(rows)), test=True)
+    elif SPLITS.index("train") in present and SPLITS.index("val") not in present:
+        # The images that are for training have to give some for validation.
+        train = np.flatnonzero(splits == SPLITS.index("train"))
+        splits[train] = _split(source, images, train.tolist(), test=False)
+    return Dataset(source, "classify", tuple(labels), images, LabelColumn([index[label] for _, label, _ in rows]), splits)
+
+
+def _split(source: str, images: ImageFiles, which: range | list[int], *, test: bool) -> np.ndarray:
+    try:
+        return split_by_content(images, which, test=test)
+    except OSError as error:
+        raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {parent}: {error.strerror}") from None
+
+
+def _images(folder: Path, above: frozenset[tuple[int, int]], prefix: str) -> Iterator[str]:
+    """Paths of the images anywhere in `folder`, each with `prefix` before it; `above` are the folders it lies in."""
+    try:
+        stat = os.stat(folder)
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+    identity = (stat.st_dev, stat.st_ino)
+    if identity in above:  # a link back to a folder that is being read
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _images(folder / entry.name, above | {identity}, f"{prefix}/{entry.name}")
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield f"{prefix}/{entry.name}"
+
+
+def _natural(text: str) -> list[tuple[bool, int, str]]:
+    """A key that puts 2 before 10."""
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text)]

@@ -1,0 +1,32 @@
+"""The losses of a system as its figures, for tasks without a truth to compare with."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from foveal.structures import Batch, Target
+
+
+class LossEvaluator:
+    """The mean over the images of each loss term, and of their sum as `loss`. With several players each term and sum
+    carries the player's name, and none tells the best epoch: one player's gain is the other's loss.
+    """
+
+    better = "min"
+
+    def __init__(self, players: tuple[str, ...]) -> None:
+        self.players = players
+        self.criterion: str | None = "loss" if len(players) == 1 else None
+        self.sums: dict[str, float] = defaultdict(float)
+        self.count = 0
+
+    def update(self, system: Any, batch: Batch, truths: Sequence[Target]) -> None:
+        for player in self.players:
+            prefix = f"{player}_" if len(self.players) > 1 else ""
+            terms = system.loss(batch, player)
+            for name, value in [*terms.items(), ("loss", sum(terms.values()))]:
+                self.sums[prefix + name] += float(value) * len(batch)
+        self.count += len(batch)
+
+    def compute(self) -> dict[str, float]:
+        return {name: total / self.count for name, total in self.sums.items()}

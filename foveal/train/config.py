@@ -1,0 +1,232 @@
+"""Every setting of a training run, and how the final values come about: defaults, then the system's recipe, then the user.
+
+A setting that is not known, that contradicts another or that would have no effect is an error, never ignored.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from foveal.errors import InputError, nearest
+
+Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
+Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of `foveal.train`. None means: not set; the system's recipe decides, or else the default."""
+
+    out: str | None = None
+    """Run directory; default runs/NAME-DATA, with a number where that exists."""
+    resume: bool = False
+    """Go on with the run in `out`, to the same weights as if it had never stopped."""
+    overwrite: bool = False
+    """Replace the run in `out`."""
+    seed: int = 0
+    """Decides initial order, augmentation and dropout."""
+
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images that are in memory together."""
+    accumulate: int | None = None
+    """Batches whose gradients are averaged into one step."""
+
+    optimizer: Optimizer | None = None
+    """Rule of the update."""
+    lr: float | None = None
+    """Learning rate, the highest of the schedule."""
+    momentum: float | None = None
+    """Of sgd and rmsprop."""
+    nesterov: bool | None = None
+    """Nesterov's form of momentum, of sgd."""
+    betas: tuple[float, float] | None = None
+    """Decay of the running mean and mean square, of adam and adamw."""
+    decay: float | None = None
+    """Decay of the running mean square, of rmsprop."""
+    weight_decay: float | None = None
+    """Pull towards zero in the optimizer: decoupled in adamw, an L2 gradient in the others; not on biases and norms."""
+    schedule: Schedule | None = None
+    """Course of the learning rate."""
+    warmup: float | None = None
+    """Epochs in which the learning rate rises from zero."""
+    milestones: tuple[int, ...] | None = None
+    """Epochs at which the step schedule multiplies the rate by `gamma`; default at 1/2 and 3/4."""
+    gamma: float | None = None
+    """Factor of the step schedule."""
+
+    l1: float | None = None
+    """Weight of sum |w| in the loss."""
+    l2: float | None = None
+    """Weight of sum w^2 / 2 in the loss."""
+    clip: float | None = None
+    """Largest norm of the whole gradient."""
+    ema: float | None = None
+    """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
+    label_smoothing: float | None = None
+    """Share of the target that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] | None = None
+    """balanced: rare classes weigh more, so that each class has the same say."""
+
+    crop_scale: tuple[float, float] | None = None
+    """Random resized crop: smallest and largest share of the area."""
+    shift: float | None = None
+    """Random shift, as a share of height and width."""
+    flip: bool | None = None
+    """Mirror half of the images left to right."""
+    jitter: float | None = None
+    """Strength of random brightness, contrast and saturation."""
+    trivial_augment: bool | None = None
+    """One random operation of random strength an image."""
+    cutout: float | None = None
+    """Side of a square that is blanked out, as a share of the image's."""
+    mixup: float | None = None
+    """Alpha of the mixing of pairs of images."""
+    cutmix: float | None = None
+    """Alpha of the pasting of a part of one image into another."""
+    transforms: tuple[Callable[..., Any], ...] = ()
+    """Your own, before the others: any callable from a (3, H, W) uint8 tensor to one."""
+
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """Of the products in a step; weights stay float32."""
+    device: str | None = None
+    """cpu, cuda, mps; default the best there is."""
+    workers: int | None = None
+    """Processes that read images; default by the number of cores, 0 for data in memory."""
+    patience: int | None = None
+    """Stop after this many epochs without a better result on the validation split."""
+    save_minutes: float | None = None
+    """Also save within an epoch, this often."""
+    track: Literal["none", "tensorboard"] | None = None
+    """Where metrics go besides metrics.jsonl."""
+    quiet: bool = False
+    """No progress on the screen."""
+
+
+DEFAULTS: dict[str, Any] = {
+    "epochs": 30,
+    "batch_size": 32,
+    "accumulate": 1,
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "l1": 0.0,
+    "l2": 0.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "shift": 0.0,
+    "flip": False,
+    "jitter": 0.0,
+    "trivial_augment": False,
+    "cutout": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "precision": "float32",
+    "save_minutes": 10.0,
+    "track": "none",
+}
+OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
+    "adagrad": {"lr": 0.01, "weight_decay": 0.0},
+    "rmsprop": {"lr": 0.001, "momentum": 0.0, "decay": 0.99, "weight_decay": 0.0},
+    "adam": {"lr": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.0},
+    "adamw": {"lr": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.01},
+    "lbfgs": {"lr": 1.0},
+}
+SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
+# What may differ between a run and its resumption without changing its result.
+EXECUTION = frozenset({"out", "resume", "overwrite", "device", "workers", "save_minutes", "track", "quiet"})
+
+
+def resolve(config: TrainConfig, system: Any) -> tuple[TrainConfig, dict[str, str]]:
+    """The configuration with every value filled in, and where each came from: "default", "recipe of NAME" or "user".
+
+    Raises InputError for values out of range, contradictions and settings without effect.
+    """
+    recipe, recipe_name = system.spec.recipe, system.name or type(system).__name__
+    user = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
+    if unknown := [name for name in recipe if name not in TrainConfig.__dataclass_fields__]:
+        raise InputError(f"recipe of {recipe_name}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
+    optimizer = user.get("optimizer", recipe.get("optimizer", DEFAULTS["optimizer"]))
+    schedule = user.get("schedule", recipe.get("schedule", DEFAULTS["schedule"]))
+    for chosen, table in ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS)):
+        useless = [name for name in user for t in table.values() if name in t and name not in table.get(chosen, {})]
+        if useless:
+            raise InputError(f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}")
+    if system.can("fit"):
+        useless = [name for name in user if name not in EXECUTION and name not in ("seed", "batch_size")]
+        if useless:
+            raise InputError(f"{useless[0]} has no effect: {recipe_name} is fitted by a rule of its own")
+        recipe = {**recipe, "epochs": 1}
+    tables = {**DEFAULTS, **OPTIMIZER_DEFAULTS[optimizer], **SCHEDULE_DEFAULTS.get(schedule, {})}
+    # A recipe is tuned for its own optimizer: with another one, its rates mean nothing.
+    foreign = {name for table in OPTIMIZER_DEFAULTS.values() for name in table}
+    keep = optimizer == recipe.get("optimizer", DEFAULTS["optimizer"])
+    from_recipe = {name: value for name, value in recipe.items() if keep or name not in foreign}
+    from_recipe = {k: v for k, v in from_recipe.items() if k not in ("milestones", "gamma") or schedule == "step"}
+    values = {**tables, **from_recipe, **user}
+    origins = {
+        f.name: "user" if f.name in user else f"recipe of {recipe_name}" if f.name in from_recipe else "default"
+        for f in fields(config)
+    }
+    resolved = replace(config, **values)
+    _check(resolved, user)
+    return resolved, origins
+
+
+def _owners(name: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
+    return " and ".join(owner for owner, table in tables.items() if name in table)
+
+
+def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
+    """Raise InputError for the first value that cannot be meant."""
+
+    def number(name: str, low: float, high: float = float("inf"), *, above: bool = False) -> None:
+        value = getattr(config, name)
+        for part in value if isinstance(value, tuple) else (value,):
+            if part is not None and not (low < part <= high if above else low <= part <= high):
+                span = f"above {low}" if above else f"at least {low}"
+                raise InputError(f"{name} must be {span}{f' and at most {high}' if high < 1e9 else ''}, not {value}")
+
+    for name in ("epochs", "batch_size", "accumulate", "patience"):
+        number(name, 1)
+    for name in ("lr", "clip", "save_minutes"):
+        number(name, 0, above=True)
+    for name in ("weight_decay", "warmup", "l1", "l2", "jitter", "mixup", "cutmix", "workers", "seed"):
+        number(name, 0)
+    for name in ("momentum", "ema", "betas", "decay", "label_smoothing", "shift", "cutout"):
+        number(name, 0, 1)
+    number("crop_scale", 0, 1, above=True)
+    for name, choices in _CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise InputError(f"unknown {name} {getattr(config, name)!r}{nearest(str(getattr(config, name)), choices)}")
+    contradictions = {
+        "nesterov needs a momentum above 0": config.nesterov and not config.momentum,
+        "resume and overwrite contradict each other: go on with the run, or replace it": config.resume
+        and config.overwrite,
+        "resume needs out, the directory of the run": config.resume and not config.out,
+        f"warmup ({config.warmup} epochs) leaves nothing of {config.epochs} epochs": config.warmup >= config.epochs,
+        f"weight_decay of {config.optimizer} and l2 are the same thing: set one of them": config.optimizer != "adamw"
+        and config.l2
+        and user.get("weight_decay"),
+        f"crop_scale {config.crop_scale}: the smallest share comes first": config.crop_scale
+        and config.crop_scale[0] > config.crop_scale[1],
+        "crop_scale and shift are two ways to move the image: set one of them": "crop_scale" in user
+        and config.shift
+        and "shift" in user,
+        "lbfgs searches along one direction, so gradients cannot be accumulated or clipped": config.optimizer == "lbfgs"
+        and (config.accumulate > 1 or config.clip),
+    }
+    for text, holds in contradictions.items():
+        if holds:
+            raise InputError(text)
+
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "optimizer": tuple(OPTIMIZER_DEFAULTS),
+    "schedule": Schedule.__args__,  # type: ignore[attr-defined]
+    "class_weights": ("none", "balanced"),
+    "precision": ("float32", "bfloat16", "float16"),
+    "track": ("none", "tensorboard"),
+}

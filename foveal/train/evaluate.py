@@ -1,0 +1,56 @@
+"""Measure a system on data."""
+
+import os
+
+import torch
+
+from foveal.data.dataset import Dataset
+from foveal.data.loader import Loader
+from foveal.data.transforms import Fit, Pipeline
+from foveal.errors import InputError
+from foveal.metrics import Evaluator, evaluator
+from foveal.system import System, evaluating
+
+
+def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers: int | None = None) -> dict[str, float]:
+    """The figures of the system's task, by name, on the view that `dataset` is (its test split, else val, else all).
+
+    Size, normalisation and class order are the system's own; images that do not decode are left out.
+
+    Raises InputError for data of another task, or with classes that the system does not know.
+    """
+    return measure(system, evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)).compute()
+
+
+def evaluation_loader(system: System, dataset: Dataset, batch_size: int, workers: int | None) -> Loader:
+    """A view of a data set in its own order, as this system sees it."""
+    check_task(system, dataset)
+    pipeline = Pipeline((Fit(system.preprocess),))
+    workers = default_workers(dataset) if workers is None else workers
+    return Loader(dataset.relabel(system.labels), pipeline, batch_size=batch_size, workers=workers)
+
+
+def measure(system: System, loader: Loader) -> Evaluator:
+    """The evaluator of the system's task, after all batches of the loader."""
+    figures = evaluator(system)
+    seen = False
+    with evaluating(system):
+        for batch in loader.epoch():
+            seen = True
+            truths = [loader.dataset.target(index) for index in batch.indices.tolist()]
+            figures.update(system, batch.to(system.device).float(), [truth for truth in truths if truth is not None])
+    if not seen:
+        raise InputError(f"{loader.dataset.source}: not one image can be read")
+    return figures
+
+
+def check_task(system: System, dataset: Dataset) -> None:
+    """InputError where the data does not serve the system's task."""
+    if system.task != dataset.task:
+        name = system.name or type(system).__name__
+        raise InputError(f"{name} is a system to {system.task}, but {dataset.source} is data to {dataset.task}")
+
+
+def default_workers(dataset: Dataset) -> int:
+    """No worker for images in memory; else one for each core that the main process leaves, at most eight."""
+    return 0 if dataset.in_memory else min(8, max(1, (os.cpu_count() or 1) - 1, torch.get_num_threads() // 2))

@@ -1,0 +1,100 @@
+"""Training: one loop for every system."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import torch
+
+from foveal.data.dataset import Dataset
+from foveal.data.loader import Loader
+from foveal.system import System
+from foveal.train.augment import BatchAugment
+from foveal.train.config import TrainConfig, resolve
+from foveal.train.evaluate import evaluation_loader, measure
+from foveal.train.optim import schedule
+from foveal.train.prepare import best_device, training_loader, training_splits
+from foveal.train.preview import preview
+from foveal.train.run import Run
+from foveal.train.screen import Meter, Screen
+from foveal.train.state import State
+from foveal.train.step import NonFinite, step
+from foveal.train.stopping import StopRequests, stop_requests
+from foveal.train.track import tracker
+
+
+def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
+    """Train a system on the train split, choose the best epoch by the val split, leave a run directory.
+
+    A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
+    On return the system has its best weights. Ctrl-C ends the step, saves the state and raises Interrupted.
+
+    Raises InputError for data or settings that do not fit, before the first step.
+    """
+    config, origins = resolve(config or TrainConfig(), system)
+    train_set, val_set = training_splits(system, dataset, config)
+    torch.manual_seed(config.seed)
+    system.to(config.device or best_device())
+    loader = training_loader(system, train_set, config)
+    val_loader = val_set and evaluation_loader(system, val_set, config.batch_size, config.workers)
+    augment = BatchAugment(config, train_set)
+    state = State(system, config, schedule(config, math.ceil(len(loader) / config.accumulate)))
+    run = Run.open(system, dataset, config, origins)
+    learn = fit if system.can("fit") else descend
+
+    with Screen(config) as screen, tracker(config.track, run.directory) as track, stop_requests() as stop:
+        if config.resume and run.restore(state):
+            screen.say(f"going on in {run.directory} after epoch {state.progress.epoch}, step {state.progress.step}")
+        else:
+            for line in preview(state, loader, augment, val_loader):
+                screen.say(line)
+            run.save_last(state)
+        while state.progress.epoch < config.epochs and not state.progress.stale(config.patience):
+            meter = Meter(loader)
+            learn(state, loader, augment, run, screen, meter, stop)
+            record = {"event": "epoch", "epoch": state.progress.epoch + 1, "step": state.progress.step}
+            record |= {"train": state.progress.means(), "lr": state.learning_rate(), **meter.read()}
+            with state.averaged():
+                figures = measure(system, val_loader) if val_loader else None
+                record |= {"val": figures.compute() if figures else {}, "best": state.progress.close_epoch(figures)}
+                if record["best"]:
+                    run.save_best(state, record["val"])
+            run.log(record)
+            run.save_last(state)
+            track(record)
+            screen.epoch(record)
+            if stop.requested and state.progress.epoch < config.epochs:
+                raise run.interrupt()
+        run.finish(loader.unreadable)
+    return run
+
+
+def descend(
+    state: State, loader: Loader, augment: BatchAugment, run: Run, screen: Screen, meter: Meter, stop: StopRequests
+) -> None:
+    """The rest of the epoch under way, by the gradient of the system's loss."""
+    system, config, progress = state.system.train(), state.config, state.progress
+    batches, saved = loader.epoch(progress.epoch, progress.batch), time.monotonic()
+    while group := list(itertools.islice(batches, config.accumulate)):
+        rng = np.random.default_rng([config.seed, progress.epoch, progress.batch])
+        try:
+            terms = step(state, [augment(batch.to(system.device).float(), rng) for batch in group])
+        except NonFinite as error:
+            raise run.dump(error, progress, group, loader.dataset) from None
+        progress.add(terms, len(group))
+        meter.images += sum(map(len, group))
+        screen.step(progress, meter)
+        if stop.requested or time.monotonic() - saved > 60 * config.save_minutes:
+            run.save_last(state)
+            saved = time.monotonic()
+        if stop.requested:
+            raise run.interrupt()
+
+
+def fit(
+    state: State, loader: Loader, augment: BatchAugment, run: Run, screen: Screen, meter: Meter, stop: StopRequests
+) -> None:
+    """The whole of learning, by the system's own rule."""
+    state.system.fit(loader)
+    meter.images += len(loader.dataset)

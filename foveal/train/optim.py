@@ -1,0 +1,79 @@
+"""Optimizers and the course of the learning rate. The update rules are torch's own."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from foveal.errors import InputError
+from foveal.train.config import TrainConfig
+
+
+def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of one player. Biases and norm parameters, all of one dimension, are not decayed."""
+    parameters = [parameter for parameter in player.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise InputError("there is nothing to train: no parameter takes a gradient")
+    lr, settings = config.lr, {}
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    match config.optimizer:
+        case "sgd":
+            return torch.optim.SGD(groups, lr, momentum=config.momentum, nesterov=config.nesterov)
+        case "adagrad":
+            return torch.optim.Adagrad(groups, lr)
+        case "rmsprop":
+            return torch.optim.RMSprop(groups, lr, alpha=config.decay, momentum=config.momentum)
+        case "adam":
+            return torch.optim.Adam(groups, lr, betas=config.betas)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr, betas=config.betas)
+        case _:
+            return torch.optim.LBFGS(parameters, lr, line_search_fn="strong_wolfe")
+
+
+def schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+    """Step number -> factor on the learning rate; what torch's LambdaLR takes.
+
+    With T steps in all, of which W warm up, and t counted from the end of the warm-up:
+    cosine (1 + cos(pi t / (T - W))) / 2; linear 1 - t / (T - W); inverse_sqrt 1 / sqrt(1 + t / steps in an epoch), which
+    is the rule alpha / sqrt(t) counted in epochs; step gamma^(milestones passed).
+    """
+    total, warm = config.epochs * steps_per_epoch, round(config.warmup * steps_per_epoch)
+    if config.milestones is None:
+        milestones = [total // 2, total * 3 // 4]
+    else:
+        milestones = [epoch * steps_per_epoch for epoch in config.milestones]
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        t, span = step - warm, max(1, total - warm)
+        match config.schedule:
+            case "cosine":
+                return (1 + math.cos(math.pi * min(1.0, t / span))) / 2
+            case "linear":
+                return max(0.0, 1 - t / span)
+            case "inverse_sqrt":
+                return (1 + t / steps_per_epoch) ** -0.5
+            case "step":
+                return config.gamma ** sum(step >= milestone for milestone in milestones)
+            case _:
+                return 1.0
+
+    return factor
+
+
+def penalty(player: nn.Module, config: TrainConfig) -> dict[str, Tensor]:
+    """The L1 and L2 terms of the loss, over weights of two or more dimensions; only those that are asked for."""
+    weights = [p for p in player.parameters() if p.requires_grad and p.ndim > 1] if config.l1 or config.l2 else []
+    terms = {}
+    if config.l1:
+        terms["l1"] = config.l1 * torch.stack([w.abs().sum() for w in weights]).sum()
+    if config.l2:
+        terms["l2"] = config.l2 / 2 * torch.stack([w.square().sum() for w in weights]).sum()
+    return terms

@@ -1,0 +1,51 @@
+"""What stands before the loop: the splits, the loader, the device."""
+
+import torch
+
+from foveal.data.dataset import Dataset
+from foveal.data.loader import Loader
+from foveal.data.transforms import Fit, Pipeline
+from foveal.errors import InputError
+from foveal.system import System
+from foveal.train.augment import sample_pipeline
+from foveal.train.config import TrainConfig
+from foveal.train.evaluate import check_task, default_workers
+
+
+def best_device() -> str:
+    """cuda or mps where there is one, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
+    """The train and the val view, in the class order of the system; no val view where the data has none."""
+    check_task(system, dataset)
+    dataset = dataset.relabel(system.labels)
+    if dataset.split is not None:
+        train_set, val_set = dataset, None
+    else:
+        train_set = dataset.select("train")
+        val_set = dataset.select("val") if "val" in dataset.split_counts() else None
+    if config.patience and val_set is None:
+        raise InputError(f"patience has no effect: {dataset.source} has no val split to stop by")
+    return train_set, val_set
+
+
+def training_loader(system: System, train_set: Dataset, config: TrainConfig) -> Loader:
+    """Batches to learn from: drawn and augmented for a gradient, the images themselves in order for `fit`."""
+    if config.optimizer == "lbfgs" and config.batch_size < len(train_set):
+        raise InputError(
+            f"lbfgs needs the whole training split in each step: set batch_size to {len(train_set)} or more, "
+            "or take another optimizer"
+        )
+    fits = system.can("fit")
+    return Loader(
+        train_set,
+        Pipeline((Fit(system.preprocess),)) if fits else sample_pipeline(config, system),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        shuffle=not fits,
+        workers=default_workers(train_set) if config.workers is None else config.workers,
+    )

@@ -1,0 +1,199 @@
+"""A run directory: run.json, metrics.jsonl, best.safetensors, last.safetensors."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import foveal
+from foveal.data.dataset import Dataset
+from foveal.errors import InputError
+from foveal.structures import Batch
+from foveal.system import System
+from foveal.train import checkpoint
+from foveal.train.config import EXECUTION, TrainConfig
+from foveal.train.state import Progress, State
+from foveal.train.step import NonFinite
+from foveal.train.stopping import Interrupted
+
+FILES = ("run.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "report.html")
+
+
+class Run:
+    """What a training run leaves behind, and the one place that writes it.
+
+    directory: where its files are.
+    system:    the trained system; after `foveal.train` with its best weights.
+    history:   one record an epoch, as in metrics.jsonl.
+    record:    what run.json says.
+    """
+
+    def __init__(self, directory: Path, system: System, record: dict[str, Any]) -> None:
+        self.directory, self.system, self.record = directory, system, record
+        self.history: list[dict[str, Any]] = []
+
+    @classmethod
+    def open(cls, system: System, dataset: Dataset, config: TrainConfig, origins: Mapping[str, str]) -> "Run":
+        """A new run directory, or the one to resume. Raises InputError where it would overwrite or mix up runs."""
+        directory = Path(config.out) if config.out else _free_directory(system, dataset)
+        record = {
+            "foveal": foveal.__version__,
+            "name": system.name,
+            "task": system.task,
+            "status": "running",
+            "data": {"source": dataset.source, "labels": list(dataset.labels), "splits": dataset.split_counts()},
+            "config": {name: _plain(value) for name, value in asdict(config).items()},
+            "origins": dict(origins),
+            "environment": environment(system),
+        }
+        exists = (directory / "run.json").is_file()
+        if exists and config.resume:
+            _check_same(directory, json.loads((directory / "run.json").read_text("utf-8")), record)
+        elif exists and not config.overwrite:
+            raise InputError(f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out")
+        elif config.resume and not exists:
+            raise InputError(f"there is no run to resume in {directory}")
+        elif directory.exists() and not exists and (not directory.is_dir() or any(directory.iterdir())):
+            raise InputError(f"{directory} exists and is not a run; choose another --out")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            if not config.resume:
+                for name in FILES:
+                    (directory / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make the run directory {directory}: {error.strerror}") from None
+        run = cls(directory, system, record)
+        run.write_record()
+        return run
+
+    def write_record(self, **changes: Any) -> None:
+        """run.json with some entries changed."""
+        self.record.update(changes)
+        path = self.directory / "run.json"
+        temporary = path.with_suffix(".json.tmp")
+        try:
+            temporary.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise InputError(f"cannot write {path}: {error.strerror}; free some space and try again") from None
+
+    def log(self, record: dict[str, Any]) -> None:
+        """One line more in metrics.jsonl, and in `history` if it closes an epoch."""
+        if record["event"] == "epoch":
+            self.history.append(record)
+        try:
+            with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self.directory / 'metrics.jsonl'}: {error.strerror}") from None
+
+    def save_last(self, state: State) -> None:
+        """All that a resumption needs."""
+        record, tensors = state.capture()
+        tensors = {checkpoint.TRAIN + name: tensor for name, tensor in tensors.items()}
+        self._save("last", {"state": record}, {**state.system.state_dict(), **tensors})
+
+    def save_best(self, state: State, figures: Mapping[str, float]) -> None:
+        """The weights to use from now on, with what they reach."""
+        self._save("best", {"epoch": state.progress.epoch, "metrics": dict(figures)}, state.system.state_dict())
+
+    def _save(self, which: str, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+        header = {**checkpoint.describe(self.system), "config": self.record["config"], **header}
+        checkpoint.save(self.directory / f"{which}.safetensors", header, tensors)
+
+    def restore(self, state: State) -> bool:
+        """Bring the state back that was saved last, and forget what was logged after it; whether there was any."""
+        if not (self.directory / "last.safetensors").is_file():
+            return False
+        saved = checkpoint.read(self.directory / "last.safetensors", state=True)
+        checkpoint.load_weights(state.system, saved.weights, saved.path)
+        state.restore(saved.header["state"], saved.state)
+        path = self.directory / "metrics.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+        records = [json.loads(line) for line in lines if line.endswith("}")]
+        kept = [record for record in records if _is_before(record, state)]
+        self.history = [record for record in kept if record["event"] == "epoch"]
+        path.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+        return True
+
+    def interrupt(self) -> Interrupted:
+        """Note that the run stops here, its state saved; the exception that says so."""
+        self.write_record(status="interrupted")
+        return Interrupted(f"stopped and saved; go on with --resume --out {self.directory}")
+
+    def finish(self, unreadable: Mapping[str, str]) -> None:
+        """Give the system its best weights and close the record."""
+        best = checkpoint.read(self.directory)
+        checkpoint.load_weights(self.system.eval(), best.weights, best.path)
+        self.write_record(
+            status="finished", best_epoch=best.header["epoch"], result=best.header["metrics"], unreadable=dict(unreadable)
+        )
+
+    def dump(self, error: NonFinite, progress: Progress, batches: Sequence[Batch], dataset: Dataset) -> InputError:
+        """Keep the images of a step that went wrong; the error that says where it was and where they are."""
+        path = self.directory / "nonfinite.safetensors"
+        names = [dataset.name(index) for batch in batches for index in batch.indices.tolist()]
+        where = {"epoch": progress.epoch + 1, "step": progress.step, "images": names}
+        checkpoint.save(path, where, {"images": torch.cat([batch.images for batch in batches])})
+        self.write_record(status="failed", error=str(error))
+        return InputError(
+            f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}. A lower lr, a warmup "
+            f"or clip may help; {self.directory / 'last.safetensors'} holds the state saved before"
+        )
+
+
+def _is_before(record: dict[str, Any], state: State) -> bool:
+    if record["event"] == "epoch":
+        return record["epoch"] <= state.progress.epoch
+    return record["step"] <= state.progress.step
+
+
+def environment(system: System) -> dict[str, Any]:
+    """What a result may depend on besides the configuration."""
+    device = system.device
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _free_directory(system: System, dataset: Dataset) -> Path:
+    stem = f"{system.name or type(system).__name__}-{Path(dataset.source).stem or 'data'}"
+    number, directory = 1, Path("runs") / stem
+    while directory.exists():
+        number += 1
+        directory = Path("runs") / f"{stem}-{number}"
+    return directory
+
+
+def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """InputError where the run to resume is not the one that is asked for."""
+    for what, before, now in (
+        ("system", old["name"], new["name"]),
+        ("classes", old["data"]["labels"], new["data"]["labels"]),
+        ("images in each split", old["data"]["splits"], new["data"]["splits"]),
+    ):
+        if before != now:
+            raise InputError(f"{directory} cannot go on: its {what} were {before}, now {now}")
+    for field in fields(TrainConfig):
+        before, now = old["config"].get(field.name), new["config"][field.name]
+        if field.name not in EXECUTION and before != now:
+            raise InputError(f"{directory} cannot go on with {field.name} {now}: it runs with {before}")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)

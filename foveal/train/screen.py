@@ -1,0 +1,87 @@
+"""What a person sees while a run goes on: a live line in a terminal, a plain line an epoch elsewhere. All on stderr."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from foveal.data.loader import Loader
+from foveal.train.config import TrainConfig
+from foveal.train.state import Progress
+
+
+class Meter:
+    """How fast an epoch goes, from its beginning or its resumption."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader, self.started, self.waited = loader, time.perf_counter(), loader.waited
+        self.images = 0
+
+    def read(self) -> dict[str, float]:
+        """Seconds so far, images per second, and the share of the time spent waiting for data."""
+        seconds = time.perf_counter() - self.started
+        waiting = (self.loader.waited - self.waited) / seconds
+        return {"seconds": seconds, "images_per_second": self.images / seconds, "waiting": waiting}
+
+
+class Screen:
+    """Progress of one run."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.console = Console(stderr=True, quiet=config.quiet, highlight=False, soft_wrap=True)
+        self.live = Live(console=self.console, transient=True, auto_refresh=False)
+        self.drawn = 0.0
+
+    def __enter__(self) -> "Screen":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        self.console.print(line, markup=False)
+
+    def step(self, progress: Progress, meter: Meter) -> None:
+        """Draw the live line anew, at most ten times a second."""
+        now = time.monotonic()
+        if not self.live.is_started or now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        speed, batches = meter.read(), len(meter.loader)
+        left = ((self.config.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
+        bar = "━" * round(20 * progress.batch / batches)
+        line = Text(f"epoch {progress.epoch + 1}/{self.config.epochs} ", "bold").append(f"{bar:<20}", "not bold cyan")
+        line.append(
+            f"  {numbers(progress.means())}  {speed['images_per_second']:,.0f} images/s  "
+            f"{duration(left / speed['images_per_second'])} left  waiting for data {speed['waiting']:.0%}",
+            "not bold",
+        )
+        self.live.update(line, refresh=True)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """The line that closes an epoch."""
+        self.say(
+            f"epoch {record['epoch']}/{self.config.epochs}  train {numbers(record['train'])}  "
+            f"val {numbers(record['val'])}  {record['images_per_second']:,.0f} images/s  "
+            f"waiting for data {record['waiting']:.0%}" + ("  best so far" if record["best"] else "")
+        )
+
+
+def numbers(values: Mapping[str, float]) -> str:
+    """Names and values for a line of text; a sum of one term is not said twice."""
+    shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
+
+
+def duration(seconds: float) -> str:
+    """1 h 2 min, 3 min 4 s or 5.6 s."""
+    if seconds >= 3600:
+        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds >= 60 else f"{seconds:.1f} s"

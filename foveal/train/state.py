@@ -1,0 +1,139 @@
+"""All that a training run is at one moment: what `last.safetensors` holds and what a resumption brings back."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveal.metrics import Evaluator
+from foveal.system import System
+from foveal.train.checkpoint import flatten, unflatten
+from foveal.train.config import TrainConfig
+from foveal.train.optim import build_optimizer
+
+
+@dataclass
+class Progress:
+    """Where a run stands: plain numbers, stored as JSON.
+
+    epoch, batch: the epoch under way and how many of its batches are done.
+    step:         optimizer steps done in all.
+    totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
+    best, best_epoch: the best value of the criterion so far; None before the first evaluation.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_epoch: int = 0
+
+    def add(self, terms: Mapping[str, float], batches: int) -> None:
+        """One step more, over so many batches."""
+        for name, value in (*terms.items(), ("steps", 1)):
+            self.totals[name] = self.totals.get(name, 0) + value
+        self.batch += batches
+        self.step += 1
+
+    def means(self) -> dict[str, float]:
+        """Each loss term, mean over the steps of the epoch under way."""
+        return {name: total / self.totals["steps"] for name, total in self.totals.items() if name != "steps"}
+
+    def close_epoch(self, figures: Evaluator | None) -> bool:
+        """Count the epoch as done; whether it is the best so far. Without a criterion the latest is."""
+        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        value = figures.compute()[figures.criterion] if figures and figures.criterion else None
+        if value is not None and figures is not None and self.best is not None:
+            if not (value > self.best if figures.better == "max" else value < self.best):
+                return False
+        self.best, self.best_epoch = value, self.epoch
+        return True
+
+    def stale(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed without a better one."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
+
+class State:
+    """A system with its optimizers, loss scale, averaged weights and progress."""
+
+    def __init__(self, system: System, config: TrainConfig, schedule: Callable[[int], float]) -> None:
+        self.system, self.config = system, config
+        self.progress = Progress()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.schedules: dict[str, torch.optim.lr_scheduler.LambdaLR] = {}
+        for name, player in system.players.items():
+            self.optimizers[name] = build_optimizer(player, config)
+            self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
+        scaled = config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(system.device.type, enabled=scaled)
+        self.average: dict[str, Tensor] | None = None
+        if config.ema is not None:
+            self.average = {name: value.detach().clone() for name, value in _floats(system)}
+
+    def learning_rate(self) -> float | None:
+        """Of the next step; None where nothing is optimised."""
+        return next((schedule.get_last_lr()[0] for schedule in self.schedules.values()), None)
+
+    def update_average(self) -> None:
+        """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""
+        if self.average is not None:
+            values = [value.detach() for _, value in _floats(self.system)]
+            torch._foreach_lerp_(list(self.average.values()), values, 1 - self.config.ema)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside the block the system has its averaged weights, where the run keeps an average."""
+        if self.average is None:
+            yield
+            return
+        own = {name: value.detach().clone() for name, value in _floats(self.system)}
+        _assign(self.system, self.average)
+        try:
+            yield
+        finally:
+            _assign(self.system, own)
+
+    def capture(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(JSON, tensors) of the whole training state but for the weights; tensors are not copied."""
+        tensors: dict[str, Tensor] = {}
+        device = self.system.device
+        tree = {
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
+            "scaler": self.scaler.state_dict(),
+            "average": self.average,
+            "random": {
+                "cpu": torch.get_rng_state(),
+                "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            },
+        }
+        return {"progress": vars(self.progress).copy(), "tree": flatten(tree, "state", tensors)}, tensors
+
+    def restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Bring back what `capture` gave; the weights are brought back by themselves."""
+        tree = unflatten(record["tree"], tensors)
+        self.progress = Progress(**record["progress"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(tree["optimizers"][name])
+            self.schedules[name].load_state_dict(tree["schedules"][name])
+        self.scaler.load_state_dict(tree["scaler"])
+        if self.average is not None:
+            self.average = {name: tree["average"][name].to(value) for name, value in self.average.items()}
+        torch.set_rng_state(tree["random"]["cpu"])
+        if tree["random"]["device"] is not None and self.system.device.type == "cuda":
+            torch.cuda.set_rng_state(tree["random"]["device"], self.system.device)
+
+
+def _floats(system: System) -> list[tuple[str, Tensor]]:
+    return [(name, value) for name, value in system.state_dict(keep_vars=True).items() if value.is_floating_point()]
+
+
+def _assign(system: System, values: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in _floats(system):
+            value.copy_(values[name])

@@ -1,0 +1,35 @@
+"""Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet are."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from foveal.weights.rules import Rule, rename
+
+
+def matrix(weight: Tensor) -> Tensor:
+    """A 1x1 convolution's (C, D, 1, 1) as a linear layer's (C, D)."""
+    return weight.flatten(1) if weight.dim() == 4 else weight
+
+
+BLOCK = r"stages\.(\d+)\.blocks\.(\d+)\."
+
+# timm's pre-activation networks, resnetv2_*. Its stages count from 0, and their classifier is a 1x1 convolution.
+RESNET = (
+    Rule(r"stem\.conv\.", "stem.conv."),
+    Rule(BLOCK + r"norm1\.", lambda name: f"stage{int(name[1]) + 1}.{name[2]}.activate.norm."),
+    Rule(BLOCK + r"(?=norm|conv)", lambda name: f"stage{int(name[1]) + 1}.{name[2]}.branch."),
+    Rule(BLOCK + r"downsample\.conv\.", lambda name: f"stage{int(name[1]) + 1}.{name[2]}.shortcut.conv."),
+    Rule(r"norm\.", "activate.norm."),
+    Rule(r"head\.fc\.weight$", "classifier.weight", matrix),
+    Rule(r"head\.fc\.", "classifier."),
+)
+
+FAMILIES = {
+    "ResNet": RESNET,
+}
+
+
+def convert(family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """timm's weights of a family under our names; None where the names are not timm's."""
+    return rename(FAMILIES, family, state)

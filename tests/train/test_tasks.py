@@ -1,0 +1,114 @@
+"""Every kind of system goes through the same train, evaluate, save, load and resume."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foveal
+from foveal.train import checkpoint
+from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
+
+
+@dataclass(frozen=True)
+class Case:
+    make: Any
+    data: Any
+    figures: set[str]
+
+
+CASES = {
+    "detector": Case(Detector, squares, {"corner", "far", "loss"}),
+    "gan": Case(
+        Gan,
+        lambda: unlabelled(small_digits()),
+        {"discriminator_real", "discriminator_fake", "discriminator_loss", "generator_fool", "generator_loss"},
+    ),
+    "captioner": Case(Captioner, brightness, {"word", "loss"}),
+    "fit": Case(
+        lambda: NearestMean(tuple("0123456789")), small_digits, {"accuracy", "balanced_accuracy", "top5", "loss"}
+    ),
+    "classifier": Case(
+        lambda: foveal.create("lenet"), small_digits, {"accuracy", "balanced_accuracy", "top5", "loss"}
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+def build(case: Case) -> Any:
+    torch.manual_seed(7)
+    return case.make()
+
+
+def config(directory: Path, **settings: Any) -> foveal.TrainConfig:
+    return foveal.TrainConfig(out=str(directory), quiet=True, **settings)
+
+
+def test_train_evaluate_save_load(case: Case, tmp_path: Path) -> None:
+    system, data = build(case), case.data()
+    before = copy.deepcopy(system.state_dict())
+    run = foveal.train(system, data, config(tmp_path / "run"))
+    assert any(not torch.equal(value, before[name]) for name, value in system.state_dict().items())
+    assert {"run.json", "metrics.jsonl", "best.safetensors", "last.safetensors"} <= {
+        path.name for path in run.directory.iterdir()
+    }
+    figures = foveal.evaluate(system, data)
+    assert set(figures) == case.figures
+    assert set(run.history[-1]["val"]) == case.figures
+
+    loaded = foveal.load(run.directory, system=case.make())
+    for name, value in system.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    if "generator_loss" not in figures:  # a GAN draws new noise each time
+        assert foveal.evaluate(loaded, data) == figures
+
+
+def test_interrupted_is_uninterrupted(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = case.data()
+    whole = foveal.train(build(case), data, config(tmp_path / "whole"))
+    system = build(case)
+    settings = {} if system.can("fit") else {"epochs": len(whole.history)}
+    stops = stop_after(system, 5)
+    with pytest.raises(KeyboardInterrupt):
+        foveal.train(system, data, config(tmp_path / "cut", **settings))
+    stops.undo()
+    torch.manual_seed(99)
+    other = case.make()  # another start, which the resumption has to overwrite
+    resumed = foveal.train(other, data, config(tmp_path / "cut", resume=True, **settings))
+    for which in ("last", "best"):
+        one = checkpoint.read(whole.directory, state=True, prefer=which)
+        two = checkpoint.read(resumed.directory, state=True, prefer=which)
+        assert one.weights.keys() == two.weights.keys()
+        assert one.state.keys() == two.state.keys()
+        for name, value in {**one.weights, **one.state}.items():
+            assert torch.equal(value, {**two.weights, **two.state}[name]), f"{which}: {name}"
+    assert [r["train"] for r in whole.history] == [r["train"] for r in resumed.history]
+    assert [r["val"] for r in whole.history] == [r["val"] for r in resumed.history]
+
+
+def stop_after(system: Any, calls: int) -> pytest.MonkeyPatch:
+    """Ctrl-C at the given call of the system's loss or fit."""
+    import os
+    import signal
+
+    patch, kind = pytest.MonkeyPatch(), type(system)
+    verb = "fit" if system.can("fit") else "loss"
+    original, count = getattr(kind, verb), [0]
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        count[0] += 1
+        if verb == "fit":
+            raise KeyboardInterrupt
+        if count[0] == calls + 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    patch.setattr(kind, verb, counted)
+    return patch
