@@ -21,7 +21,18 @@ _HOMES = {
 }
 _MODULES = ("train", "cost", "structures", "ops", "losses", "metrics", "nn", "system", "catalog", "data", "report")
 
-__all__ = [*_HOMES, "cost", "train"]  # noqa: PLE0604
+__all__ = [
+    "InputError",
+    "TrainConfig",
+    "check_gradients",
+    "cost",
+    "create",
+    "evaluate",
+    "load",
+    "load_dataset",
+    "names",
+    "train",
+]
 
 if TYPE_CHECKING:
     from foveal.catalog import create, names

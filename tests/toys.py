@@ -69,7 +69,9 @@ class Gan(System):
 
     def __init__(self) -> None:
         super().__init__(Spec((), Preprocess((8, 8), "squash", 1.0, (0.5,) * 3, (0.5,) * 3), RECIPE))
-        self.generator = nn.Sequential(nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 192), nn.Sigmoid())
+        self.generator = nn.Sequential(
+            nn.Linear(4, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 192), nn.Sigmoid()
+        )
         self.discriminator = nn.Sequential(nn.Linear(192, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
 
     @property

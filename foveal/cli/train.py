@@ -2,8 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, fields, make_dataclass
-from types import NoneType
-from typing import Annotated, Any, Union, get_args, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import tyro
 
@@ -27,20 +26,23 @@ class Options:
     """Published weights to start from."""
     json: bool = False
     """One JSON document on stdout."""
-    training: TrainConfig = TrainConfig()
 
 
 def run(words: list[str]) -> None:
     # The name is looked for before all else, since it decides which settings there are.
     name = next((word for word in words if word in ENTRIES), None)
+    training = _training_settings(name)
+    shown: list[Any] = [("training", type(training), field(default=training))]
     if name is None:
-        system = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="A system's name; foveal list shows them.")]
-        named = [("system", system, field(kw_only=True))]
-        variant(parse(_extend(Options, named), "train", words).system)
+        positional = Annotated[
+            tyro.conf.Positional[str], tyro.conf.arg(help="A system's name; foveal list shows them.")
+        ]
+        shown.append(("system", positional, field(kw_only=True)))
+        variant(parse(_extend(Options, shown), "train", words).system)
         return
+    own = _own_settings(name)
+    shown.append(("variant", type(own), field(default=own)))
     words = words[: words.index(name)] + words[words.index(name) + 1 :]
-    training, own = _training_settings(name), _own_settings(name)
-    shown = [("training", type(training), field(default=training)), ("variant", type(own), field(default=own))]
     options = parse(_extend(Options, shown), f"train {name}", words)
 
     import torch
@@ -79,18 +81,16 @@ def _changes(shown: Any, given: Any) -> dict[str, Any]:
     return {f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(shown, f.name)}
 
 
-def _training_settings(name: str) -> Any:
+def _training_settings(name: str | None) -> Any:
     """TrainConfig with the values that a run of this system has when the user sets nothing."""
-    resolved, hints = resolve(TrainConfig(), create(name))[0], get_type_hints(TrainConfig)
-    rows = []
+    system = create(name) if name else None
+    recipe, fits = (system.spec.recipe, system.can("fit")) if system else ({}, False)
+    resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):
         kind, value = hints[entry.name], getattr(resolved, entry.name)
-        inner = Union[tuple(part for part in get_args(kind) if part is not NoneType)] if NoneType in get_args(kind) else kind  # noqa: UP007
-        if inner is bool:  # a flag, where not set means no
-            kind, value = bool, bool(value)
-        elif value is not None:
-            kind = inner
-        rows.append((entry.name, kind, field(default=value)))
+        if kind is bool:
+            value = bool(value)  # a flag, which is off where it does not apply
+        rows.append((entry.name, kind if value is not None else kind | None, field(default=value)))
     return _extend(TrainConfig, rows)()
 
 

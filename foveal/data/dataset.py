@@ -193,9 +193,7 @@ class Dataset:
                 f"{_some(unknown)}; it knows {_some(labels)}"
             )
         mapping = torch.tensor([tuple(labels).index(label) for label in self.labels])
-        return replace(
-            self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping]
-        )
+        return replace(self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping])
 
     def _item(self, index: int) -> int:
         if not 0 <= index < len(self):

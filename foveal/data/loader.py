@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
 
 from foveal.data.dataset import Dataset
 from foveal.data.image import ImageError
@@ -31,7 +32,14 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: Dataset, pipeline: Pipeline, *, batch_size: int, seed: int = 0, shuffle: bool = False, workers: int = 0
+        self,
+        dataset: Dataset,
+        pipeline: Pipeline,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        workers: int = 0,
     ) -> None:
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
         self.batch_size = min(batch_size, len(dataset))
@@ -102,7 +110,7 @@ class _Keys:
             yield [(self.number, int(index)) for index in rows]
 
 
-class _Fetch:
+class _Fetch(MapDataset[Any]):
     """Reads and prepares the samples of one batch; what runs in a worker process."""
 
     def __init__(self, dataset: Dataset, pipeline: Pipeline, replace_unreadable: bool) -> None:

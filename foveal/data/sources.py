@@ -3,7 +3,7 @@
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -56,13 +56,14 @@ def from_folder(root: Path) -> Dataset:
     if named and len(named) < len(folders):
         others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_NAMES]
         raise InputError(f"{root} has folders of splits ({', '.join(named)}) beside others: {', '.join(others[:5])}")
+    parents: dict[str | None, Path] = dict(named.items()) or {None: root}
     rows = [
         (image, folder.name, split)
-        for split, parent in (named or {None: root}).items()
+        for split, parent in parents.items()
         for folder in _folders(parent)
         for image in sorted(_images(folder, frozenset(), str(folder.relative_to(root))))
     ]
-    classes = {folder.name for parent in (named.values() or [root]) for folder in _folders(parent)}
+    classes = {folder.name for parent in parents.values() for folder in _folders(parent)}
     empty = sorted(classes - {label for _, label, _ in rows})
     if not rows:
         raise InputError(f"{root} has no images in its folders ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -82,10 +83,12 @@ def from_csv(path: Path) -> Dataset:
         if unknown or missing:
             trouble = f"unknown column {', '.join(map(repr, unknown))}" if unknown else f"no column {missing[0]!r}"
             raise InputError(f"{path}: {trouble}; the columns are path, label and, if wanted, split")
-        rows = []
+        rows: list[tuple[str, str, str | None]] = []
         for row in reader:
             if None in row or None in row.values() or not row["path"] or not row["label"]:
-                raise InputError(f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}")
+                raise InputError(
+                    f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}"
+                )
             split = row.get("split") or None
             if split is not None and split.lower() not in SPLIT_NAMES:
                 raise InputError(f"{path}, line {reader.line_num}: unknown split {split!r}{nearest(split, SPLITS)}")
@@ -106,7 +109,7 @@ def from_csv(path: Path) -> Dataset:
     return _labelled(str(path), path.parent, rows)
 
 
-def _labelled(source: str, root: Path, rows: list[tuple[str, str, str | None]]) -> Dataset:
+def _labelled(source: str, root: Path, rows: Sequence[tuple[str, str, str | None]]) -> Dataset:
     """A data set to classify, from (path below root, label, split) of each image."""
     labels = sorted({label for _, label, _ in rows}, key=_natural)
     if len(labels) < 2:
@@ -121,7 +124,9 @@ def _labelled(source: str, root: Path, rows: list[tuple[str, str, str | None]]) 
         # The images that are for training have to give some for validation.
         train = np.flatnonzero(splits == SPLITS.index("train"))
         splits[train] = _split(source, images, train.tolist(), test=False)
-    return Dataset(source, "classify", tuple(labels), images, LabelColumn([index[label] for _, label, _ in rows]), splits)
+    return Dataset(
+        source, "classify", tuple(labels), images, LabelColumn([index[label] for _, label, _ in rows]), splits
+    )
 
 
 def _split(source: str, images: ImageFiles, which: range | list[int], *, test: bool) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.metrics.loss import LossEvaluator
-from foveal.structures import Batch, Target
+from foveal.structures import Batch
 
 
 class Evaluator(Protocol):
@@ -17,7 +17,7 @@ class Evaluator(Protocol):
     criterion: str | None
     better: str
 
-    def update(self, system: Any, batch: Batch, truths: Sequence[Target]) -> None:
+    def update(self, system: Any, batch: Batch, truths: Sequence[Any]) -> None:
         """Take in one prepared batch; `truths` are its targets in pixels of the original images."""
 
     def compute(self) -> dict[str, float]:

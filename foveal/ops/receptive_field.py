@@ -11,7 +11,7 @@ positions from the data, is taken to see the whole image. What brute force must 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import reduce
+from functools import partial, reduce
 from math import ceil, floor, gcd, inf, lcm, prod
 from typing import Any, NamedTuple
 
@@ -348,15 +348,13 @@ def multiplied(a: Field | None, b: Field | None, shape: Sequence[int]) -> Field:
     return base.settled()
 
 
-# Where entries go, or come from, depends on the data or on an order that has no rule.
-UNRULED = set(
-    "index index_put index_put_ _unsafe_index_put index_select index_copy index_add index_fill take put gather scatter "
-    "scatter_ scatter_add scatter_add_ scatter_reduce masked_select masked_scatter sort argsort msort topk kthvalue "
-    "grid_sampler_2d grid_sampler_3d cudnn_grid_sampler flip renorm as_strided _fft_r2c _fft_c2c _fft_c2r".split()  # noqa: SIM905
-)
-MIXING = set("_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin".split())  # noqa: SIM905
-VIEWS = set("view _unsafe_view reshape _reshape_alias unsqueeze squeeze".split())  # noqa: SIM905
-PADS = set("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d".split())  # noqa: SIM905
+# Beginnings of the names of operations where an entry's origin depends on the data, or on an order that has no rule.
+BY_DATA = ("index", "unsafe_index", "gather", "scatter", "take", "put", "masked_s", "grid_sampler")
+BY_ORDER = ("sort", "argsort", "msort", "topk", "kthvalue", "flip", "as_strided", "fft", "renorm")
+# An entry sees all those along the dimension `dim`, or all those before it.
+MIXING = ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+VIEWS = ("view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze")
+PADS = ("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
 
 
 def propagate(
@@ -378,13 +376,13 @@ def propagate(
     fields = [field for field in map(see, tensors) if field]
     if not fields or not shapes:
         return None
-    kind, shape = operation.overloadpacket.__name__, shapes[0]
+    kind, shape = operation.overloadpacket.__name__.rstrip("_"), shapes[0]
     # The map is the first tensor; what else sees the image, such as a predicted kernel, does so for all units.
     field = see(tensors[0]) or Field.of_everything(tensors[0].shape)
     found: Field | None
     match kind:
-        case "lift_fresh":  # data from Python
-            return None
+        case _ if kind in ("lift_fresh", "zero") or kind.startswith("new_") or kind.endswith("_like"):
+            return None  # other data
         case "mm" | "bmm":
             found = multiplied(see(args[0]), see(args[1]), shape)
         case "addmm" | "baddbmm" if see(args[1]) or see(args[2]):
@@ -411,25 +409,29 @@ def propagate(
 def _ruled(kind: str, field: Field, given: dict[str, Any], old: Sequence[int], new: Sequence[int]) -> Field | None:
     """Through an operation on one tensor of shape `old` to one of shape `new`; None where there is no rule for it."""
     match kind:
-        case _ if kind in UNRULED:
+        case "as_strided" if list(old) == list(new):  # what pooling to one unit does to its output's strides
+            return field
+        case _ if kind.lstrip("_").startswith(BY_DATA + BY_ORDER):
             return Field.of_everything(new)
         case "convolution" | "_convolution" | "cudnn_convolution" | "mkldnn_convolution":
             field = field.mixed(1)._with(1, plain(new[1])).settled()
             return _windowed(field, given, given["weight"].shape[2:], new, bool(given.get("transposed")))
         case _ if "adaptive" in kind:
             for dim in range(len(new) - len(given["output_size"]), len(new)):
-                field = field.along(dim, new[dim], lambda span, dim=dim: span.averaged(old[dim], new[dim]))
+                field = field.along(dim, new[dim], partial(Span.averaged, old=old[dim], new=new[dim]))
             return field
         case _ if "_pool" in kind:
             return _windowed(field, given, given["kernel_size"], new, False)
         case _ if "upsample_" in kind:
             for dim in range(2, len(new)):
-                field = field.along(dim, new[dim], lambda span, n=dim: _resized(kind, given, span, old[n], new[n]))
+                field = field.along(
+                    dim, new[dim], partial(_resized, kind=kind, given=given, old=old[dim], new=new[dim])
+                )
             return field
         case "pixel_shuffle":
             field = field.mixed(len(old) - 3)._with(len(old) - 3, plain(new[-3])).settled()
             for dim in (-2, -1):
-                field = field.along(dim, new[dim], lambda span: span.nearest(1, given["upscale_factor"]))
+                field = field.along(dim, new[dim], partial(Span.nearest, old=1, new=given["upscale_factor"]))
             return field
         case _ if kind in PADS:
             padding = given["pad"] if "pad" in given else given["padding"]
@@ -443,7 +445,7 @@ def _ruled(kind: str, field: Field, given: dict[str, Any], old: Sequence[int], n
         case "slice":
             dim, start = given["dim"], given["start"] or 0
             start = max(0, start + old[dim] if start < 0 else start)
-            return _shifted(field, dim, new[dim], -start, given["step"]) if new[dim] < old[dim] else field
+            return _shifted(field, dim, new[dim], -start, given["step"])
         case "select":
             return field.selected(given["dim"], given["index"])
         case "permute":
@@ -460,8 +462,8 @@ def _ruled(kind: str, field: Field, given: dict[str, Any], old: Sequence[int], n
         case _ if kind in MIXING:  # along a dimension that still tells the place afterwards
             return replace(field.mixed(given["dim"] % len(old)), dims=field.dims)
         case _ if "keepdim" in given or (len(new) == 0 < len(old)):
-            dim = given.get("dim")
-            dims = range(len(old)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+            dims = given.get("dim")
+            dims = [dims] if isinstance(dims, int) else dims or range(len(old))
             return field.reduced(dims, bool(given.get("keepdim")))
     return None
 
@@ -475,21 +477,24 @@ def _windowed(
         value = given.get(name) or default
         return list(value) * (len(kernel) // len(value))
 
-    n = len(kernel)
-    steps = setting("stride", kernel), setting("padding", [0]), setting("dilation", [1])
-    for dim, window in zip(range(len(new) - n, len(new)), zip(kernel, *steps, strict=True), strict=True):
-        if window[:3] != (1, 1, 0):
-            method = Span.deconvolved if transposed else Span.convolved
-            field = field.along(dim, new[dim], lambda span, window=window, method=method: method(span, *window))
+    first = len(new) - len(kernel)
+    method = Span.deconvolved if transposed else Span.convolved
+    settings = zip(kernel, setting("stride", kernel), setting("padding", [0]), setting("dilation", [1]), strict=True)
+    for dim, (size, stride, padding, dilation) in enumerate(settings, first):
+        if (size, stride, padding) != (1, 1, 0):
+            window = partial(method, size=size, stride=stride, padding=padding, dilation=dilation)
+            field = field.along(dim, new[dim], window)
     return field
 
 
 def _shifted(field: Field, dim: int, size: int, shift: int, step: int = 1) -> Field:
     """Entry i * step - shift for each i below size."""
-    return field.along(dim, size, lambda span: span.convolved(1, step, shift, 1)) if shift or step > 1 else field
+    if shift == 0 and size == prod(factor.size for factor in field.dims[dim]):
+        return field
+    return field.along(dim, size, lambda span: span.convolved(1, step, shift, 1))
 
 
-def _resized(kind: str, given: dict[str, Any], span: Span, old: int, new: int) -> Span:
+def _resized(span: Span, kind: str, given: dict[str, Any], old: int, new: int) -> Span:
     if "nearest" in kind:
         return span.nearest(old, new, Fraction(1, 2) if "exact" in kind else Fraction(0))
     return span.interpolated(old, new, 2 if "bicubic" in kind else 1, given["align_corners"], kind.endswith("_aa"))

@@ -31,7 +31,7 @@ def sample_pipeline(config: TrainConfig, system: System) -> Pipeline:
     size = system.preprocess.size
     steps: list[Any] = [External(function) for function in config.transforms]
     if config.crop_scale:
-        steps.append(RandomResizedCrop(size, tuple(config.crop_scale), interpolation=system.preprocess.interpolation))
+        steps.append(RandomResizedCrop(size, config.crop_scale, interpolation=system.preprocess.interpolation))
     steps.append(Fit(system.preprocess))
     if config.shift:
         steps.append(Shift(config.shift))
@@ -59,7 +59,9 @@ class BatchAugment:
         if config.class_weights == "balanced":
             self.targets.append(ClassWeights(balanced_weights(dataset)))
         if (self.mixing or self.targets) and dataset.task != "classify":
-            raise InputError(f"mixup, cutmix, label_smoothing and class_weights have no effect on data to {dataset.task}")
+            raise InputError(
+                f"mixup, cutmix, label_smoothing and class_weights have no effect on data to {dataset.task}"
+            )
 
     def __call__(self, batch: Batch, rng: Any) -> Batch:
         if self.mixing:  # one of them, where both are asked for

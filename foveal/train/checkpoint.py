@@ -30,7 +30,7 @@ TRAIN = "train/"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. header: the JSON part; weights: the system's state; state: the training state, if asked for."""
+    """What a file holds. header: the JSON part; weights: the system's state; state: that of training, if asked for."""
 
     path: Path
     header: dict[str, Any]

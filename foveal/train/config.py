@@ -1,4 +1,4 @@
-"""Every setting of a training run, and how the final values come about: defaults, then the system's recipe, then the user.
+"""Every setting of a training run, and how the final values come about: default, system's recipe, user.
 
 A setting that is not known, that contradicts another or that would have no effect is an error, never ignored.
 """
@@ -12,10 +12,12 @@ from foveal.errors import InputError, nearest
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
 
+UNSET: Any = None
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of `foveal.train`. None means: not set; the system's recipe decides, or else the default."""
+    """Settings of `foveal.train`. What is not set is decided by the system's recipe, or else by the default."""
 
     out: str | None = None
     """Run directory; default runs/NAME-DATA, with a number where that exists."""
@@ -26,69 +28,69 @@ class TrainConfig:
     seed: int = 0
     """Decides initial order, augmentation and dropout."""
 
-    epochs: int | None = None
+    epochs: int = UNSET
     """Passes over the training images."""
-    batch_size: int | None = None
+    batch_size: int = UNSET
     """Images that are in memory together."""
-    accumulate: int | None = None
+    accumulate: int = UNSET
     """Batches whose gradients are averaged into one step."""
 
-    optimizer: Optimizer | None = None
+    optimizer: Optimizer = UNSET
     """Rule of the update."""
-    lr: float | None = None
+    lr: float = UNSET
     """Learning rate, the highest of the schedule."""
-    momentum: float | None = None
+    momentum: float = UNSET
     """Of sgd and rmsprop."""
-    nesterov: bool | None = None
+    nesterov: bool = UNSET
     """Nesterov's form of momentum, of sgd."""
-    betas: tuple[float, float] | None = None
+    betas: tuple[float, float] = UNSET
     """Decay of the running mean and mean square, of adam and adamw."""
-    decay: float | None = None
+    decay: float = UNSET
     """Decay of the running mean square, of rmsprop."""
-    weight_decay: float | None = None
+    weight_decay: float = UNSET
     """Pull towards zero in the optimizer: decoupled in adamw, an L2 gradient in the others; not on biases and norms."""
-    schedule: Schedule | None = None
+    schedule: Schedule = UNSET
     """Course of the learning rate."""
-    warmup: float | None = None
+    warmup: float = UNSET
     """Epochs in which the learning rate rises from zero."""
     milestones: tuple[int, ...] | None = None
     """Epochs at which the step schedule multiplies the rate by `gamma`; default at 1/2 and 3/4."""
-    gamma: float | None = None
+    gamma: float = UNSET
     """Factor of the step schedule."""
 
-    l1: float | None = None
+    l1: float = UNSET
     """Weight of sum |w| in the loss."""
-    l2: float | None = None
+    l2: float = UNSET
     """Weight of sum w^2 / 2 in the loss."""
     clip: float | None = None
     """Largest norm of the whole gradient."""
     ema: float | None = None
     """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
-    label_smoothing: float | None = None
+    label_smoothing: float = UNSET
     """Share of the target that is spread over all classes."""
-    class_weights: Literal["none", "balanced"] | None = None
+    class_weights: Literal["none", "balanced"] = UNSET
     """balanced: rare classes weigh more, so that each class has the same say."""
 
     crop_scale: tuple[float, float] | None = None
     """Random resized crop: smallest and largest share of the area."""
-    shift: float | None = None
+    shift: float = UNSET
     """Random shift, as a share of height and width."""
-    flip: bool | None = None
+    flip: bool = UNSET
     """Mirror half of the images left to right."""
-    jitter: float | None = None
+    jitter: float = UNSET
     """Strength of random brightness, contrast and saturation."""
-    trivial_augment: bool | None = None
+    trivial_augment: bool = UNSET
     """One random operation of random strength an image."""
-    cutout: float | None = None
+    cutout: float = UNSET
     """Side of a square that is blanked out, as a share of the image's."""
-    mixup: float | None = None
+    mixup: float = UNSET
     """Alpha of the mixing of pairs of images."""
-    cutmix: float | None = None
+    cutmix: float = UNSET
     """Alpha of the pasting of a part of one image into another."""
     transforms: tuple[Callable[..., Any], ...] = ()
     """Your own, before the others: any callable from a (3, H, W) uint8 tensor to one."""
 
-    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = UNSET
     """Of the products in a step; weights stay float32."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
@@ -96,9 +98,9 @@ class TrainConfig:
     """Processes that read images; default by the number of cores, 0 for data in memory."""
     patience: int | None = None
     """Stop after this many epochs without a better result on the validation split."""
-    save_minutes: float | None = None
+    save_minutes: float = UNSET
     """Also save within an epoch, this often."""
-    track: Literal["none", "tensorboard"] | None = None
+    track: Literal["none", "tensorboard"] = UNSET
     """Where metrics go besides metrics.jsonl."""
     quiet: bool = False
     """No progress on the screen."""
@@ -139,25 +141,31 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "ga
 EXECUTION = frozenset({"out", "resume", "overwrite", "device", "workers", "save_minutes", "track", "quiet"})
 
 
-def resolve(config: TrainConfig, system: Any) -> tuple[TrainConfig, dict[str, str]]:
+def resolve(
+    config: TrainConfig, recipe: Mapping[str, Any], owner: str, *, fits: bool = False
+) -> tuple[TrainConfig, dict[str, str]]:
     """The configuration with every value filled in, and where each came from: "default", "recipe of NAME" or "user".
+
+    recipe, owner: the settings that suit a system, and its name.
+    fits:          the system has its own `fit`, so that what belongs to a gradient has no effect.
 
     Raises InputError for values out of range, contradictions and settings without effect.
     """
-    recipe, recipe_name = system.spec.recipe, system.name or type(system).__name__
     user = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
     if unknown := [name for name in recipe if name not in TrainConfig.__dataclass_fields__]:
-        raise InputError(f"recipe of {recipe_name}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
+        raise InputError(f"recipe of {owner}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
     optimizer = user.get("optimizer", recipe.get("optimizer", DEFAULTS["optimizer"]))
     schedule = user.get("schedule", recipe.get("schedule", DEFAULTS["schedule"]))
     for chosen, table in ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS)):
         useless = [name for name in user for t in table.values() if name in t and name not in table.get(chosen, {})]
         if useless:
-            raise InputError(f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}")
-    if system.can("fit"):
+            raise InputError(
+                f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}"
+            )
+    if fits:
         useless = [name for name in user if name not in EXECUTION and name not in ("seed", "batch_size")]
         if useless:
-            raise InputError(f"{useless[0]} has no effect: {recipe_name} is fitted by a rule of its own")
+            raise InputError(f"{useless[0]} has no effect: {owner} is fitted by a rule of its own")
         recipe = {**recipe, "epochs": 1}
     tables = {**DEFAULTS, **OPTIMIZER_DEFAULTS[optimizer], **SCHEDULE_DEFAULTS.get(schedule, {})}
     # A recipe is tuned for its own optimizer: with another one, its rates mean nothing.
@@ -167,7 +175,7 @@ def resolve(config: TrainConfig, system: Any) -> tuple[TrainConfig, dict[str, st
     from_recipe = {k: v for k, v in from_recipe.items() if k not in ("milestones", "gamma") or schedule == "step"}
     values = {**tables, **from_recipe, **user}
     origins = {
-        f.name: "user" if f.name in user else f"recipe of {recipe_name}" if f.name in from_recipe else "default"
+        f.name: "user" if f.name in user else f"recipe of {owner}" if f.name in from_recipe else "default"
         for f in fields(config)
     }
     resolved = replace(config, **values)

@@ -16,8 +16,8 @@ def check_gradients(
 
     Both derivatives are taken along `entries` random single weights of the parameter, in float64, in evaluation mode:
         numeric (L(w + h) - L(w - h)) / 2h, h = step * max(1, |w|)
-    The figure is |analytic - numeric| / max(|analytic|, |numeric|) over these entries taken as vectors: below 1e-5 where
-    the gradient is right, near 1 where it is not. A kink of a ReLU or a maximum within h can show as an error.
+    The figure is |analytic - numeric| / max(|analytic|, |numeric|) over these entries taken as vectors: below 1e-5
+    where the gradient is right, near 1 where it is not. A kink of a ReLU or a maximum within h can show as an error.
 
     Raises InputError where a parameter gets no gradient at all.
     """

@@ -3,6 +3,7 @@
 import itertools
 import math
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,16 +33,17 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
 
     Raises InputError for data or settings that do not fit, before the first step.
     """
-    config, origins = resolve(config or TrainConfig(), system)
+    name, fits = system.name or type(system).__name__, system.can("fit")
+    config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
     train_set, val_set = training_splits(system, dataset, config)
     torch.manual_seed(config.seed)
     system.to(config.device or best_device())
     loader = training_loader(system, train_set, config)
-    val_loader = val_set and evaluation_loader(system, val_set, config.batch_size, config.workers)
+    val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers) if val_set else None
     augment = BatchAugment(config, train_set)
     state = State(system, config, schedule(config, math.ceil(len(loader) / config.accumulate)))
     run = Run.open(system, dataset, config, origins)
-    learn = fit if system.can("fit") else descend
+    learn = fit if fits else descend
 
     with Screen(config) as screen, tracker(config.track, run.directory) as track, stop_requests() as stop:
         if config.resume and run.restore(state):
@@ -53,13 +55,15 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
         while state.progress.epoch < config.epochs and not state.progress.stale(config.patience):
             meter = Meter(loader)
             learn(state, loader, augment, run, screen, meter, stop)
-            record = {"event": "epoch", "epoch": state.progress.epoch + 1, "step": state.progress.step}
-            record |= {"train": state.progress.means(), "lr": state.learning_rate(), **meter.read()}
+            record: dict[str, Any] = {"event": "epoch", "train": state.progress.means(), "lr": state.learning_rate()}
+            record |= meter.read()
             with state.averaged():
                 figures = measure(system, val_loader) if val_loader else None
-                record |= {"val": figures.compute() if figures else {}, "best": state.progress.close_epoch(figures)}
+                record["val"] = figures.compute() if figures else {}
+                record["best"] = state.progress.close_epoch(figures)
                 if record["best"]:
                     run.save_best(state, record["val"])
+            record |= {"epoch": state.progress.epoch, "step": state.progress.step}
             run.log(record)
             run.save_last(state)
             track(record)

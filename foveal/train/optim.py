@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,9 @@ def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optim
     parameters = [parameter for parameter in player.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("there is nothing to train: no parameter takes a gradient")
-    lr, settings = config.lr, {}
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+    lr, weight_decay = config.lr, config.weight_decay or 0.0
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
@@ -40,8 +41,8 @@ def schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float
     """Step number -> factor on the learning rate; what torch's LambdaLR takes.
 
     With T steps in all, of which W warm up, and t counted from the end of the warm-up:
-    cosine (1 + cos(pi t / (T - W))) / 2; linear 1 - t / (T - W); inverse_sqrt 1 / sqrt(1 + t / steps in an epoch), which
-    is the rule alpha / sqrt(t) counted in epochs; step gamma^(milestones passed).
+    cosine (1 + cos(pi t / (T - W))) / 2; linear 1 - t / (T - W); inverse_sqrt 1 / sqrt(1 + t / steps in an epoch), the
+    rule alpha / sqrt(t) counted in epochs; step gamma^(milestones passed).
     """
     total, warm = config.epochs * steps_per_epoch, round(config.warmup * steps_per_epoch)
     if config.milestones is None:

@@ -56,7 +56,9 @@ class Run:
         if exists and config.resume:
             _check_same(directory, json.loads((directory / "run.json").read_text("utf-8")), record)
         elif exists and not config.overwrite:
-            raise InputError(f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out")
+            raise InputError(
+                f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out"
+            )
         elif config.resume and not exists:
             raise InputError(f"there is no run to resume in {directory}")
         elif directory.exists() and not exists and (not directory.is_dir() or any(directory.iterdir())):
@@ -133,7 +135,10 @@ class Run:
         best = checkpoint.read(self.directory)
         checkpoint.load_weights(self.system.eval(), best.weights, best.path)
         self.write_record(
-            status="finished", best_epoch=best.header["epoch"], result=best.header["metrics"], unreadable=dict(unreadable)
+            status="finished",
+            best_epoch=best.header["epoch"],
+            result=best.header["metrics"],
+            unreadable=dict(unreadable),
         )
 
     def dump(self, error: NonFinite, progress: Progress, batches: Sequence[Batch], dataset: Dataset) -> InputError:
@@ -144,8 +149,8 @@ class Run:
         checkpoint.save(path, where, {"images": torch.cat([batch.images for batch in batches])})
         self.write_record(status="failed", error=str(error))
         return InputError(
-            f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}. A lower lr, a warmup "
-            f"or clip may help; {self.directory / 'last.safetensors'} holds the state saved before"
+            f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
+            f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
         )
 
 

@@ -47,8 +47,9 @@ class Progress:
         """Count the epoch as done; whether it is the best so far. Without a criterion the latest is."""
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
         value = figures.compute()[figures.criterion] if figures and figures.criterion else None
-        if value is not None and figures is not None and self.best is not None:
-            if not (value > self.best if figures.better == "max" else value < self.best):
+        if figures and value is not None and self.best is not None:
+            better = value > self.best if figures.better == "max" else value < self.best
+            if not better:
                 return False
         self.best, self.best_epoch = value, self.epoch
         return True
@@ -77,11 +78,11 @@ class State:
 
     def learning_rate(self) -> float | None:
         """Of the next step; None where nothing is optimised."""
-        return next((schedule.get_last_lr()[0] for schedule in self.schedules.values()), None)
+        return next((float(schedule.get_last_lr()[0]) for schedule in self.schedules.values()), None)
 
     def update_average(self) -> None:
         """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""
-        if self.average is not None:
+        if self.average is not None and self.config.ema is not None:
             values = [value.detach() for _, value in _floats(self.system)]
             torch._foreach_lerp_(list(self.average.values()), values, 1 - self.config.ema)
 

@@ -24,7 +24,7 @@ def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:
     means: dict[str, float] = {}
     for name, optimizer in state.optimizers.items():
         # Every optimizer takes a closure; L-BFGS calls it more than once.
-        optimizer.step(partial(gradient, state, name, batches, means))
+        optimizer.step(partial(gradient, state, name, batches, means))  # type: ignore[arg-type]
         state.schedules[name].step()
         if state.scaler.is_enabled():
             state.scaler.update()

@@ -63,8 +63,9 @@ def read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no file of weights at {path}")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    while isinstance(content, Mapping) and (inner := [content[key] for key in WRAPPINGS if _is_map(content.get(key))]):
-        content = inner[0]
+    for _ in WRAPPINGS:  # each may stand around another
+        inner = [content[key] for key in WRAPPINGS if _is_map(content) and _is_map(content.get(key))]
+        content = inner[0] if inner else content
     if not _is_map(content) or not all(isinstance(value, Tensor) for value in content.values()):
         found = ", ".join(map(str, list(content)[:5])) if _is_map(content) else type(content).__name__
         raise InputError(f"{path} holds no weights by name, at its top or under {', '.join(WRAPPINGS)}, but {found}")
@@ -87,12 +88,14 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load meets a foreign file with whatever its bytes lead to
-        if match := re.search(r"GLOBAL (\S+) was not an allowed global", str(error)):
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
                 f"{path} would run code when opened ({match[1]}) and was not opened; "
                 "if you trust who made it, save its state_dict alone, as .safetensors"
             ) from None
-        raise InputError(f"{path} is not a whole file of weights made by torch.save; it may be truncated") from None
+        raise InputError(
+            f"{path} is no whole file of weights by torch.save: it is truncated, or of another kind"
+        ) from None
 
 
 def _is_map(value: Any) -> bool:

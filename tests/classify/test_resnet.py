@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from foveal.catalog import create
-from foveal.classify.resnet import VARIANTS, Block, PaddedIdentity, PreactivationBlock
+from foveal.classify.resnet import Block, PaddedIdentity, PreactivationBlock
 from foveal.errors import InputError
 from foveal.nn.stochastic_depth import StochasticDepth
 
@@ -130,11 +130,6 @@ def test_settings_that_cannot_be_are_refused(fields):
         create("resnet_nano", **fields)
 
 
-def test_recipes_name_the_settings_of_their_papers():
-    assert VARIANTS["resnet50"].recipe["weight_decay"] == 1e-4
-    assert VARIANTS["resnet110_cifar"].recipe["nesterov"] is True
-
-
 def test_the_nano_variant_learns_the_digits():
     from sklearn.datasets import load_digits
 
@@ -145,12 +140,12 @@ def test_the_nano_variant_learns_the_digits():
     train, test = order[:1260], order[1260:]
     torch.manual_seed(0)
     system = create("resnet_nano").train()
-    optimizer = torch.optim.AdamW(system.parameters(), lr=0.01)
-    for _ in range(3):
+    optimizer = torch.optim.AdamW(system.parameters(), lr=0.002)
+    for _ in range(6):
         for rows in train[torch.randperm(len(train))].split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(system(images[rows]), labels[rows]).backward()
             optimizer.step()
     with torch.no_grad():
         accuracy = (system.eval()(images[test]).argmax(1) == labels[test]).double().mean().item()
-    assert accuracy > 0.93
+    assert accuracy > 0.95

@@ -31,9 +31,7 @@ CASES = {
     "fit": Case(
         lambda: NearestMean(tuple("0123456789")), small_digits, {"accuracy", "balanced_accuracy", "top5", "loss"}
     ),
-    "classifier": Case(
-        lambda: foveal.create("lenet"), small_digits, {"accuracy", "balanced_accuracy", "top5", "loss"}
-    ),
+    "classifier": Case(lambda: foveal.create("lenet"), small_digits, {"accuracy", "balanced_accuracy", "top5", "loss"}),
 }
 
 

@@ -1,0 +1,103 @@
+"""How a system is held against its oracle: the same weights in, the same outputs and gradients out."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import version
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from foveal.system import System
+
+TOLERANCE = 1e-9  # relative, in float64: rounding gives about 1e-14, any difference of substance far more than 1e-9
+
+
+def oracle(name: str) -> ModuleType:
+    """An optional module; skips the test where it is not installed, or does not go with the installed torch."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        pytest.skip(f"{name} is not installed: {error}", allow_module_level=True)
+    except RuntimeError as error:
+        # How a torchvision that was built for another torch shows itself, in timm too.
+        if "torchvision::" not in str(error):
+            raise
+        pytest.skip(f"{name} does not go with this torch: {error}", allow_module_level=True)
+
+
+def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Random numbers for all that a default initialisation leaves at zero or one, and weights that keep the signal.
+
+    Gains in (0.5, 1), biases and running means of deviation 0.2, running variances in (0.5, 1.5), other weights with
+    the deviation (2 / fan-in) ** 0.5. Done in float32, so that the numbers pass through a file without rounding.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            if not tensor.is_floating_point():
+                continue
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.dim() == 1 and name.endswith("weight"):
+                tensor.uniform_(0.5, 1.0, generator=generator)
+            elif tensor.dim() < 2 or len(tensor) == 1:
+                tensor.normal_(0, 0.2, generator=generator)
+            else:
+                tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5, generator=generator)
+    return module.eval()
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """|actual - expected| / |expected|, Euclidean norms."""
+    assert actual.shape == expected.shape, f"{tuple(actual.shape)} for {tuple(expected.shape)}"
+    norm = expected.norm()
+    assert norm > 0, "the oracle's value is zero, which shows nothing"
+    return ((actual - expected).norm() / norm).item()
+
+
+def compare_logits_and_gradients(
+    system: System,
+    reference: nn.Module,
+    translate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    *,
+    size: int | tuple[int, int] = 64,
+    tolerance: float = TOLERANCE,
+) -> dict[str, float]:
+    """Asserts that both give the same logits for two random images in float64, and the same gradients of them.
+
+    The objective is a random combination of the logits. Gradients are those of the images and of every parameter;
+    `translate` takes what is under the oracle's names to ours. The oracle gets the images that our system normalised.
+
+    Returns what a row of the table of parity says: parameters, and the larger of the errors of each kind.
+    """
+    torch.manual_seed(0)
+    height, width = (size, size) if isinstance(size, int) else size
+    system, reference = system.double().eval(), reference.double().eval()
+    images = torch.rand(2, 3, height, width, dtype=torch.float64)
+    ours, theirs = images.clone().requires_grad_(), images.clone().requires_grad_()
+    logits, expected = system(ours), reference(system.normalize(theirs))
+    direction = torch.randn_like(expected)
+    (logits * direction).sum().backward()
+    (expected * direction).sum().backward()
+
+    logits_error = relative_error(logits, expected)
+    found = {name: parameter.grad for name, parameter in system.named_parameters()} | {"images": ours.grad}
+    theirs_by_name = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    wanted = dict(translate(theirs_by_name)) | {"images": theirs.grad}
+    assert found.keys() == wanted.keys()
+    errors = {name: relative_error(found[name], wanted[name]) for name in wanted}
+    worst = max(errors, key=errors.__getitem__)
+    assert logits_error < tolerance, f"logits differ by {logits_error:.1e}"
+    assert errors[worst] < tolerance, f"the gradient of {worst} differs by {errors[worst]:.1e}"
+    return {
+        "parameters": sum(parameter.numel() for parameter in system.parameters()),
+        "logits": logits_error,
+        "gradients": errors[worst],
+    }
+
+
+def row(variant: str, package: str, model: str, layout: str, figures: Mapping[str, float]) -> dict[str, object]:
+    """A row of the table of parity, for `record_property("parity", ...)`; conftest.py gathers and writes them."""
+    return {"variant": variant, "oracle": f"{package} {version(package)} `{model}`", "layout": layout, **figures}

@@ -1,0 +1,149 @@
+"""What holds for every name in the catalog."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foveal
+from foveal.catalog import ENTRIES, FAMILIES, variant
+from foveal.classify.lenet import LeNet
+from foveal.structures import Batch, Label, Target
+from foveal.system import Spec, System
+from foveal.train import checkpoint
+from foveal.train.config import TrainConfig, resolve
+
+# The largest side that a system is tried with here: what holds for small images holds for large ones.
+SIDE = 32
+
+
+def build(name: str, **fields: Any) -> Any:
+    torch.manual_seed(0)
+    return foveal.create(name, image_size=min(SIDE, *variant(name).preprocess.size), **fields)
+
+
+def batch_for(system: Any, count: int = 4) -> Batch:
+    draw = torch.Generator().manual_seed(1)
+    batch = system.preprocess.batch(list(torch.rand(count, 3, *system.preprocess.size, generator=draw)))
+    targets = tuple(Label(torch.tensor(i % len(system.labels))) for i in range(count))
+    return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
+
+
+def test_catalog_lists_what_the_families_define() -> None:
+    for family, names in FAMILIES.items():
+        module, kind = family.split(":")
+        home = import_module(f"foveal.{module}")
+        assert list(home.VARIANTS) == names.split(), family
+        assert issubclass(getattr(home, kind), System)
+        assert getattr(home, kind).task == module.split(".")[0]
+        assert all(isinstance(spec, Spec) for spec in home.VARIANTS.values())
+    assert foveal.names() == list(ENTRIES)
+
+
+@pytest.mark.parametrize("name", foveal.names())
+def test_recipe_is_a_valid_configuration(name: str) -> None:
+    resolve(TrainConfig(), variant(name).recipe, name)
+
+
+@pytest.mark.parametrize("name", foveal.names())
+def test_contract(name: str, tmp_path: Path) -> None:
+    system = build(name)
+    batch = batch_for(system)
+    assert system.name == name
+    assert not system.training
+
+    # forward and score, the same in both modes in kind
+    outputs = system(batch.images)
+    assert outputs.shape == (4, len(system.labels))
+    assert torch.isfinite(outputs).all()
+    assert system.score(batch.images, system.labels[-1]).shape == (4,)
+    assert system.train()(batch.images).shape == outputs.shape
+
+    # loss: finite scalars whose gradient reaches every parameter
+    losses = system.loss(batch)
+    assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())
+    sum(losses.values()).backward()
+    idle = [n for n, p in system.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not idle, f"no gradient reaches {idle}"
+
+    # learning lowers the loss
+    optimizer = torch.optim.SGD(system.parameters(), 0.002, momentum=0.9)
+    first = None
+    for _ in range(6):
+        optimizer.zero_grad()
+        total = sum(system.loss(batch).values())
+        total.backward()
+        optimizer.step()
+        first = total.item() if first is None else first
+    assert sum(system.loss(batch).values()).item() < first
+
+    # predict: images of any sizes, uint8 or float; the mode stays what it was
+    photos = [torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8), torch.rand(3, 90, 33)]
+    predictions = system.predict(photos)
+    assert system.training
+    assert len(predictions) == 2
+    assert all(isinstance(prediction, Target) for prediction in predictions)
+    assert abs(float(predictions[0].scores.sum()) - 1) < 1e-5
+    assert int(predictions[0].label) == int(predictions[0].scores.argmax())
+
+    # save -> load -> equal
+    system.eval()
+    path = tmp_path / "system.safetensors"
+    checkpoint.save(path, checkpoint.describe(system), system.state_dict())
+    loaded = foveal.load(path)
+    path.unlink()
+    assert (loaded.name, loaded.labels, loaded.preprocess) == (name, system.labels, system.preprocess)
+    assert torch.equal(loaded(batch.images), system(batch.images))
+
+
+@pytest.mark.parametrize("name", foveal.names())
+def test_other_classes(name: str) -> None:
+    system = build(name, labels=("cat", "dog", "Größe 10"))
+    assert system(torch.rand(1, 3, *system.preprocess.size)).shape == (1, 3)
+    with pytest.raises(foveal.InputError, match="cta.*did you mean cat"):
+        system.score(torch.rand(1, 3, *system.preprocess.size), "cta")
+
+
+@pytest.mark.parametrize("name", [name for name in foveal.names() if name.endswith(("_nano", "lenet")) or "linear" in name])
+def test_gradients_are_right(name: str) -> None:
+    torch.manual_seed(0)
+    system = foveal.create(name)
+    for parameter in system.parameters():  # zeros and ones of a start hide mistakes
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    errors = foveal.check_gradients(system, batch_for(system))
+    assert errors.keys() == dict(system.named_parameters()).keys()
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+
+
+def test_gradient_check_finds_a_wrong_gradient() -> None:
+    class Wrong(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+            return grad * 2.01
+
+    class WrongLeNet(LeNet):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return Wrong.apply(super().forward(images))
+
+    system = WrongLeNet(variant("lenet"))
+    assert min(foveal.check_gradients(system, batch_for(system)).values()) > 1e-3
+
+
+def test_bad_names_and_fields() -> None:
+    for name, fields, text in [
+        ("resnet5", {}, "did you mean resnet50"),
+        ("lenet", {"subsamplin": "trainable"}, "did you mean subsampling"),
+        ("lenet", {"labels": ["a", "b", "a"]}, "unique: a"),
+        ("lenet", {"image_size": 0}, "image_size"),
+        ("lenet", {"image_size": 8}, "16 pixels or more"),
+    ]:
+        with pytest.raises(foveal.InputError, match=text):
+            foveal.create(name, **fields)
+    with pytest.raises(foveal.InputError, match="unknown task 'clasify'; did you mean classify"):
+        foveal.names("clasify")

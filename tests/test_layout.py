@@ -1,0 +1,60 @@
+"""The order of the layers: each imports only from those above it (ARCHITECTURE.md)."""
+
+import ast
+import sys
+from pathlib import Path
+
+import foveal
+
+ROOT = Path(foveal.__file__).parent
+ORDER = [
+    "errors", "verbs", "structures", "ops", "losses", "metrics", "nn", "system", "weights", "classify", "detect",
+    "segment", "caption", "generate", "catalog", "explain", "cost", "data", "train", "report", "cli", "__main__",
+]  # fmt: skip
+FAMILIES = {"classify", "detect", "segment", "caption", "generate"}
+
+
+def imports(path: Path) -> set[tuple[str, bool]]:
+    """(layer, whether at module level) for each import of foveal in a file."""
+    tree = ast.parse(path.read_text("utf-8"))
+    top = {id(node) for node in tree.body}
+    found = set()
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            if name.startswith("foveal."):
+                found.add((name.split(".")[1], id(node) in top))
+            assert not name.startswith("torchvision"), f"{path}: torchvision is for tests alone"
+    return found
+
+
+def test_each_layer_imports_only_from_above() -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if layer == "__init__":
+            continue
+        for other, _ in imports(path):
+            allowed = ORDER.index(other) <= ORDER.index(layer)
+            if layer in FAMILIES and other in FAMILIES - {layer}:
+                allowed = other == "classify" or (layer, other) == ("segment", "detect")
+            assert allowed, f"{path.relative_to(ROOT)} imports foveal.{other}, which lies below it"
+
+
+def test_every_file_has_a_place() -> None:
+    layers = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in ROOT.rglob("*.py")}
+    assert layers - {"__init__"} <= set(ORDER)
+
+
+def test_import_is_lazy() -> None:
+    import subprocess
+
+    code = "import sys, foveal; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "False"]
+
+
+def test_public_names() -> None:
+    for name in foveal.__all__:
+        assert callable(getattr(foveal, name)), name
+    assert set(foveal.__all__) <= set(dir(foveal))
