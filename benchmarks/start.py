@@ -67,8 +67,8 @@ def main() -> None:
         document["commands"][name] = {"seconds": spread(clock[name]), "ratio": ratio, "processor_ratio": share}
         if target is not None:
             document["commands"][name] |= {"target": target, "met": ratio["median"] < target}
-        seconds = f"{spread(clock[name])['median']:.3f}"
-        table.append([name, seconds, within(ratio), within(share), verdict(ratio["median"], target)])
+        middle = f"{spread(clock[name])['median']:.3f}"
+        table.append([name, middle, within(ratio), within(share), verdict(ratio["median"], target)])
     report(document, [table], as_json=options.json)
 
 

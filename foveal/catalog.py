@@ -7,7 +7,7 @@ own table VARIANTS.
 from dataclasses import fields, replace
 from importlib import import_module
 from os import PathLike
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from foveal.errors import InputError, nearest
 
@@ -79,6 +79,11 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
     for field in values:
         if field not in settable(spec):
             raise InputError(f"{name} has no setting {field!r}{nearest(field, settable(spec))}")
+    hints = get_type_hints(type(spec))
+    for field, value in values.items():
+        choices = get_args(hints[field]) if get_origin(hints.get(field)) is Literal else (value,)
+        if value not in choices:
+            raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), choices)}")
     if (size := values.pop("image_size", None)) is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if len(size) != 2 or min(size) < 1:

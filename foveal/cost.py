@@ -3,7 +3,7 @@
     MACs = multiply-accumulates of convolutions and matrix products, FLOPs = 2 MACs
 
 Normalisation, activation, pooling and biases are not counted. This is the convention of torchvision's published figures
-and of torch.utils.flop_counter; timm's are up to 1 % higher because they count normalisation too.
+and of torch.utils.flop_counter; timm's are about half a percent higher, because they count normalisation too.
 
 One forward pass on torch's meta device, which has shapes but no numbers, takes a fraction of a second and no memory.
 """
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -130,16 +131,12 @@ def cost(system: System, size: int | tuple[int, int] | None = None) -> Cost:
     height, width = (size, size) if isinstance(size, int) else size or own
     if min(height, width) < 1:
         raise InputError(f"an image has at least one pixel, not {height} x {width}")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), _random_numbers_kept(system.device):
         try:
             return _traced(system, (height, width), torch.device("meta"))
         except Exception:
-            # Whatever a meta tensor cannot do; if it is the system's fault, it will happen again.
-            try:
-                with _random_numbers_kept(system.device):
-                    return _traced(system, (height, width), system.device)
-            except Exception as error:
-                raise InputError(_refusal(system, (height, width), error)) from error
+            # Whatever a meta tensor cannot do. A fault of the system or the size will show again.
+            return _traced_for_real(system, (height, width))
 
 
 def training_bytes(system: System, batch: Batch, *, moments: int = 2, ema: bool = False) -> dict[str, int]:
@@ -148,15 +145,16 @@ def training_bytes(system: System, batch: Batch, *, moments: int = 2, ema: bool 
     moments: tensors that the optimizer keeps for each parameter: SGD 0, with momentum 1, Adam 2.
     ema:     an averaged copy of the system is kept.
 
-    "activations" is measured: what one forward pass of the loss saves for its gradient, of the player that saves most;
-    parameters and buffers are not among it. Working memory of single operations comes on top. The system, its
-    statistics and the random numbers are left as they are. Raises InputError for a system without a loss.
+    "activations" is measured: what one forward pass of the loss, in training mode, saves for its gradient, of the
+    player that saves most; parameters and buffers are not among it. Within torch.autocast it is that of mixed
+    precision. The working memory of single operations comes on top. The system, its statistics and the random numbers
+    are left as they are. Raises InputError for a system without a loss.
     """
-    # Losses may change statistics, so the twin has its own; parameters are not changed without an optimizer.
-    twin = _twin(system, lambda parameter: parameter, torch.clone).train()
-    fixed = {tensor.untyped_storage().data_ptr() for tensor in [*twin.parameters(), *twin.buffers()]}
     batch = batch.to(system.device).float()
     with _random_numbers_kept(system.device), torch.inference_mode(False), torch.enable_grad():
+        # A loss may change statistics, so the twin has its own; nothing changes parameters without an optimizer.
+        twin = _twin(system, lambda parameter: parameter, torch.clone).train()
+        fixed = {tensor.untyped_storage().data_ptr() for tensor in [*twin.parameters(), *twin.buffers()]}
         activations = max(_saved_bytes(twin, batch, player, fixed) for player in twin.players)
     parameters, buffers = _size_of(system.parameters()), _size_of(system.buffers())
     gradients = _size_of(parameter for parameter in system.parameters() if parameter.requires_grad)
@@ -227,16 +225,36 @@ def _traced(system: System, size: tuple[int, int], device: torch.device) -> Cost
     )
 
 
+def _traced_for_real(system: System, size: tuple[int, int]) -> Cost:
+    """The cost of a forward pass that is really made."""
+    try:
+        return _traced(system, size, system.device)
+    except InputError:
+        raise
+    except Exception as error:
+        name, own = system.name or type(system).__name__, system.preprocess.size
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if size == own:
+            text = f"{name} does not run on an image of its own size, {own[0]} x {own[1]} pixels: {reason}"
+        else:
+            text = (
+                f"{name} does not take images of {size[0]} x {size[1]} pixels ({reason}); its own size is "
+                f"{own[0]} x {own[1]}, and foveal.create makes one for another with image_size=..."
+            )
+        raise InputError(text) from error
+
+
 @contextmanager
 def _countable() -> Iterator[None]:
     """Attention and recurrence as the matrix products that they are, not as one kernel that cannot be looked into."""
-    fast, backends = torch.backends.mha.get_fastpath_enabled(), (torch.backends.mkldnn, torch.backends.cudnn)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
     enabled = [backend.enabled for backend in backends]
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for backend in backends:
             backend.enabled = False
-        with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -270,7 +288,12 @@ class _Row:
 
 
 PRODUCTS = {"mm": "matmul", "bmm": "matmul", "addmm": "matmul", "baddbmm": "matmul"}
-NICKNAMES = PRODUCTS | {"to_copy": "copy", "clone": "copy", "max_pool2d_with_indices": "max_pool2d"}
+NICKNAMES = PRODUCTS | {
+    "to_copy": "copy",
+    "clone": "copy",
+    "safe_softmax": "softmax",
+    "max_pool2d_with_indices": "max_pool2d",
+}
 # Products with a vector, which flop_registry leaves out: name -> the argument that has an entry for each MAC.
 VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
 
@@ -325,6 +348,8 @@ class _Trace(TorchDispatchMode):
         given = _tensors([args, kwargs])
         # Looked up before the operation runs, since some change how their input lies in its storage.
         storages, fields = {_storage(tensor) for tensor in given}, {id(tensor): self.see(tensor) for tensor in given}
+        for tensor in given:
+            self._born.setdefault(_storage(tensor), (StorageWeakRef(tensor.untyped_storage()), -1))
         result = func(*args, **kwargs)
         self._count += 1
         output = _tensors(result)
@@ -365,10 +390,11 @@ class _Trace(TorchDispatchMode):
     def _close(self, output: list[Tensor] | None = None) -> None:
         """The row is complete; `output` is that of the module if it did nothing else."""
         row, self._row = self._row, None
-        if row is None:
-            return
+        if row is None or not (row.operations or row.macs or row.params):
+            return  # constants, such as a grid of places
         tensors = row.output if output is None else output
-        fresh = {_storage(t): t.untyped_storage().nbytes() for t in tensors if self._born[_storage(t)][1] >= row.since}
+        born = {_storage(t): self._born.get(_storage(t), (None, -1))[1] for t in tensors}
+        fresh = {_storage(t): t.untyped_storage().nbytes() for t in tensors if born[_storage(t)] >= row.since}
         seen = [seen for seen in map(self.see, tensors) if seen]
         layer = Layer(
             path=row.run.path,
@@ -428,17 +454,6 @@ def _largest(seen: Sequence[Field]) -> tuple[float, float]:
     return max((f.size[0] for f in seen), default=0), max((f.size[1] for f in seen), default=0)
 
 
-def _refusal(system: System, size: tuple[int, int], error: Exception) -> str:
-    name, own = system.name or type(system).__name__, system.preprocess.size
-    reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    if size == own:
-        return f"{name} does not run on an image of its own size, {own[0]} x {own[1]} pixels: {reason}"
-    return (
-        f"{name} does not take images of {size[0]} x {size[1]} pixels ({reason}); its own size is {own[0]} x {own[1]}, "
-        f"and image_size in foveal.create makes one for another"
-    )
-
-
 def _folded(layers: Sequence[Layer], depth: int) -> Iterator[Layer]:
     """Neighbours within one module of this depth as one layer, with the output of the last."""
     for path, group in groupby(layers, lambda layer: ".".join(layer.path.split(".")[:depth])):
@@ -451,7 +466,7 @@ def _folded(layers: Sequence[Layer], depth: int) -> Iterator[Layer]:
 
 
 def _cells(layer: Layer, system: str) -> tuple[str, ...]:
-    kind = ", ".join(layer.operations) or layer.type
+    kind = ", ".join(dict.fromkeys(layer.operations)) or layer.type
     shape = "not used" if layer.shape is None else " x ".join(map(str, layer.shape[layer.shape[:1] == (1,) :]))
     return (
         layer.path or system,

@@ -140,6 +140,7 @@ def test_bad_names_and_fields() -> None:
         ("resnet5", {}, "did you mean resnet50"),
         ("lenet", {"subsamplin": "trainable"}, "did you mean subsampling"),
         ("lenet", {"labels": ["a", "b", "a"]}, "unique: a"),
+        ("lenet", {"subsampling": "trained"}, "no subsampling 'trained'; did you mean trainable"),
         ("lenet", {"image_size": 0}, "image_size"),
         ("lenet", {"image_size": 8}, "16 pixels or more"),
     ]:

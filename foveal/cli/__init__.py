@@ -1,5 +1,7 @@
 """The command `foveal`: one file a verb. This one finds the verb and turns errors into one line and an exit code."""
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -23,25 +25,46 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be what no terminal can show
     try:
-        if not words or words[0] in ("-h", "--help"):
-            verbs = "\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())
-            print(f"usage: foveal VERB ...\n\n{verbs}\n\nexamples:\n{EXAMPLES}\nfoveal VERB --help tells more.")
-        elif words[0] == "--version":
-            print(import_module("foveal").__version__)
-        elif words[0] in VERBS:
-            return import_module(f"foveal.cli.{words[0]}").run(words[1:]) or 0
-        else:
-            raise InputError(f"unknown verb {words[0]!r}{nearest(words[0], VERBS)}")
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(2, str(error))
     except KeyboardInterrupt as stop:
         return _fail(130, str(stop) or "stopped")
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing more can be said to it, not even when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        _drop_output()
+        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+            return 0
+        return _fail(2, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _run(words: Sequence[str]) -> int:
+    verb, *rest = words or ["--help"]
+    if verb in ("-h", "--help"):
+        verbs = "\n".join(f"  {name:<10}{text}" for name, text in VERBS.items())
+        print(f"usage: foveal VERB ...\n\n{verbs}\n\nexamples:\n{EXAMPLES}\nfoveal VERB --help tells more.")
+    elif verb == "--version":
+        print(import_module("foveal").__version__)
+    elif verb in VERBS:
+        try:
+            return import_module(f"foveal.cli.{verb}").run(rest) or 0
+        except SystemExit as end:  # the verb's help has been shown
+            return int(end.code or 0)
+    else:
+        raise InputError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
     return 0
+
+
+def _drop_output() -> None:
+    """Let what cannot be written go: the interpreter would try once more when it ends, and complain."""
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(code: int, text: str) -> int:

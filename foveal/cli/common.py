@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
@@ -17,6 +17,7 @@ from foveal.catalog import ENTRIES
 from foveal.errors import InputError, nearest
 
 Arguments = TypeVar("Arguments")
+RunOrName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|NAME")]
 
 
 def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
@@ -33,12 +34,29 @@ def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
     except SystemExit as end:
         if not end.code:
             raise
-        # The message is the part of tyro's box above its first rule; below it stand help texts.
-        lines = [line.strip("│╭╮╰╯ ") for line in errors.getvalue().splitlines()]
-        rule = next((number for number, line in enumerate(lines[1:], 1) if set(line) == {"─"}), len(lines))
-        near = re.findall(r"^--[\w-]+", "\n".join(lines[rule:]), re.MULTILINE)
-        hint = f"; did you mean {' or '.join(near[:2])}?" if near and "nrecognized" in lines[1] else ""
-        raise InputError(f"{' '.join(lines[1:rule])}{hint} (foveal {verb} --help)") from None
+        raise InputError(f"{_message(errors.getvalue())} (foveal {verb} --help)") from None
+
+
+def _message(box: str) -> str:
+    """What tyro complains of, in one line. Rules, drawn as the terminal can, part its title, message and help texts."""
+    _, message, *helps = re.split(r"^.*[─-]{9}.*$", box.replace("│", " "), flags=re.MULTILINE)
+    message = " ".join(message.partition("Got errors:")[0].replace("{None}|", "").split())
+    near = re.findall(r"^ *(--[\w-]+)", "\n".join(helps), re.MULTILINE)
+    hint = f"; did you mean {' or '.join(near[:2])}?" if near and message.startswith("Unrecognized") else ""
+    return message + hint
+
+
+def find_device(name: str | None) -> Any:
+    """The device of that name, or the best there is. Raises InputError where it cannot be used."""
+    import torch
+
+    from foveal.train.prepare import best_device
+
+    try:
+        return torch.zeros((), device=name or best_device()).device
+    except (RuntimeError, AssertionError) as error:
+        reason = "cpu, cuda and mps are known" if "device string" in str(error) else str(error).partition(". ")[0]
+        raise InputError(f"cannot use the device {name!r}: {reason}") from None
 
 
 def find_system(run_or_name: str, weights: str | None = None, *, untrained: bool = False) -> Any:
@@ -59,7 +77,7 @@ def find_system(run_or_name: str, weights: str | None = None, *, untrained: bool
 
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a verb on stdout, as one JSON document or as text."""
-    print(json.dumps(document, indent=1, ensure_ascii=False) if as_json else text)
+    print(json.dumps(document, indent=1) if as_json else text)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import tyro
-
-from foveal.cli.common import answer, find_system, parse
+from foveal.cli.common import RunOrName, answer, find_system, parse
 
 
 @dataclass
@@ -14,7 +12,7 @@ class Cost:
     Example: foveal cost resnet50 --size 224
     """
 
-    system: tyro.conf.Positional[str]
+    system: RunOrName
     """A system's name, or a run or checkpoint."""
     size: int | None = None
     """Height and width of the image in pixels; default the system's own."""

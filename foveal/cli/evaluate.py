@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import tyro
-
-from foveal.cli.common import answer, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
 
 
 @dataclass
@@ -14,7 +12,7 @@ class Evaluate:
     Example: foveal evaluate runs/digits --data digits --split test
     """
 
-    system: tyro.conf.Positional[str]
+    system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
     data: str
     """A built-in set, a folder of class folders, or a CSV file."""
@@ -36,9 +34,8 @@ def run(words: list[str]) -> None:
     options = parse(Evaluate, "evaluate", words)
     from foveal.data.sources import load_dataset
     from foveal.train.evaluate import evaluation_loader, measure
-    from foveal.train.prepare import best_device
 
-    system = find_system(options.system, options.weights).to(options.device or best_device())
+    system = find_system(options.system, options.weights).to(find_device(options.device))
     dataset = load_dataset(options.data, split=options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     metrics = measure(system, loader).compute()

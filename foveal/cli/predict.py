@@ -3,26 +3,29 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from foveal.cli.common import answer, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
 from foveal.errors import InputError
+
+PICTURES = 100  # more would be too small to see, and too much to hold
 
 
 @dataclass
 class Predict:
     """Name what images show, most probable class first.
 
-    Example: foveal predict runs/digits examples/digits/*.png --out predictions
+    Example: foveal predict runs/digits photos/*.jpg --out predictions
     """
 
-    system: tyro.conf.Positional[str]
+    system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
     """Image files, or folders of them."""
     out: str | None = None
-    """Folder for predictions.json and a picture of the images with their classes."""
+    """Folder for predictions.json and a picture of the images, the first 100, with their classes."""
     weights: str | None = None
     """Published weights for a system given by its name."""
     top: int = 3
@@ -36,10 +39,11 @@ class Predict:
 def run(words: list[str]) -> int:
     options = parse(Predict, "predict", words)
     from foveal.data.image import ImageError, read_image
-    from foveal.train.prepare import best_device
 
+    if options.top < 1:
+        raise InputError(f"top must be at least 1, not {options.top}")
     paths = _image_files(options.images)
-    system = find_system(options.system, options.weights).to(options.device or best_device())
+    system = find_system(options.system, options.weights).to(find_device(options.device))
     predictions, unreadable, pictures = [], {}, []
     for path in paths:
         try:
@@ -51,31 +55,34 @@ def run(words: list[str]) -> int:
         best = system.predict([image])[0].top(system.labels, options.top)
         top = [{"label": label, "score": score} for label, score in best]
         predictions.append({"image": str(path), **top[0], "top": top})
-        pictures.append(image)
+        if options.out and len(pictures) < PICTURES:
+            pictures.append(image)
     document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
     rows = [
         (p["image"], p["label"], f"{p['score']:.3f}", ", ".join(f"{t['label']} {t['score']:.3f}" for t in p["top"][1:]))
         for p in predictions
     ]
-    if options.out and predictions:
+    answer(document, options.json, table(("image", "class", "probability", "next"), rows))
+    if options.out:
         from foveal.report.draw import save_predictions
 
         save_predictions(Path(options.out), document, pictures)
-    answer(document, options.json, table(("image", "class", "probability", "next"), rows))
     return 2 if unreadable else 0
 
 
 def _image_files(names: tuple[str, ...]) -> list[Path]:
     """The files that the arguments name; those of a folder in order of name."""
-    from foveal.data.image import IMAGE_SUFFIXES
+    from foveal.data.sources import image_files
 
     files = []
-    for path in map(Path, names):
+    for name, path in zip(names, map(Path, names), strict=True):
+        if not name: 
+            raise InputError("an image has an empty name")
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            inside = image_files(path)
             if not inside:
                 raise InputError(f"{path} has no images in it")
-            files += inside
+            files += [path / name for name in inside]
         elif path.exists():
             files.append(path)
         else:

@@ -26,8 +26,8 @@ class Loader:
     pipeline:   what is done to each sample; it makes all images of a batch one size.
     shuffle:    a new order each epoch, and an incomplete last batch is left out; else the data's own order, complete.
     workers:    processes that read ahead; 0 reads in this one.
-    unreadable: name -> reason of each image that did not decode. When shuffling, the next image stands in for it (one
-                rule, the same in each run); else it is left out. Too many raise InputError.
+    unreadable: name -> reason of each image that did not decode. When shuffling, the next image that does stands in
+                for it (one rule, the same in each run); else it is left out. Too many raise InputError.
     waited:     seconds that iteration has kept its caller waiting.
     """
 
@@ -41,11 +41,16 @@ class Loader:
         shuffle: bool = False,
         workers: int = 0,
     ) -> None:
+        if batch_size < 1 or workers < 0:
+            raise InputError(
+                f"batch_size is at least 1 and workers at least 0, not {batch_size} images and {workers} processes"
+            )
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
         self.batch_size = min(batch_size, len(dataset))
         self.unreadable: dict[str, str] = {}
         self.waited = 0.0
-        self._fetch = _Fetch(dataset, pipeline, replace_unreadable=shuffle)
+        self._allowed = min(max(1, int(MAX_UNREADABLE * len(dataset))), len(dataset) - 1)
+        self._fetch = _Fetch(dataset, pipeline, self._allowed, replace_unreadable=shuffle)
         self._keys = _Keys(self)
         self._workers: DataLoader[Any] | None = None
         if workers:
@@ -57,6 +62,8 @@ class Loader:
                 persistent_workers=True,
                 worker_init_fn=_ignore_interrupt,
                 pin_memory=torch.cuda.is_available(),
+                # Its own, which nothing is drawn from: or each start of an epoch would move the one of the training.
+                generator=torch.Generator(),
             )
 
     def __len__(self) -> int:
@@ -74,6 +81,8 @@ class Loader:
             self.waited += time.perf_counter() - before
             if fetched is None:
                 return
+            if isinstance(fetched, InputError):
+                raise fetched
             batch, unreadable = fetched
             self._note(unreadable)
             if batch is not None:
@@ -85,11 +94,10 @@ class Loader:
 
     def _note(self, unreadable: dict[str, str]) -> None:
         self.unreadable.update(unreadable)
-        allowed = max(1, int(MAX_UNREADABLE * len(self.dataset)))
-        if len(self.unreadable) > allowed:
+        if len(self.unreadable) > self._allowed:
             raise InputError(
-                f"{self.dataset.source}: more than {allowed} of {len(self.dataset)} images cannot be read, "
-                f"first {next(iter(self.unreadable.values()))}"
+                f"{self.dataset.source}: more than {self._allowed} of {len(self.dataset)} images cannot be read; "
+                f"the first: {next(iter(self.unreadable.values()))}"
             )
 
 
@@ -103,18 +111,19 @@ class _Keys:
         return len(self.loader) - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        loader, count = self.loader, len(self.loader.dataset)
-        order = np.random.default_rng([loader.seed, self.number]).permutation(count) if loader.shuffle else range(count)
+        loader, number, count = self.loader, self.number, len(self.loader.dataset)
+        order = np.random.default_rng([loader.seed, number]).permutation(count) if loader.shuffle else range(count)
         for batch in range(self.start, len(loader)):
             rows = order[batch * loader.batch_size : (batch + 1) * loader.batch_size]
-            yield [(self.number, int(index)) for index in rows]
+            yield [(number, int(index)) for index in rows]
 
 
 class _Fetch(MapDataset[Any]):
     """Reads and prepares the samples of one batch; what runs in a worker process."""
 
-    def __init__(self, dataset: Dataset, pipeline: Pipeline, replace_unreadable: bool) -> None:
-        self.dataset, self.pipeline, self.replace_unreadable = dataset, pipeline, replace_unreadable
+    def __init__(self, dataset: Dataset, pipeline: Pipeline, allowed: int, replace_unreadable: bool) -> None:
+        self.dataset, self.pipeline = dataset, pipeline
+        self.allowed, self.replace_unreadable = allowed, replace_unreadable
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -122,13 +131,20 @@ class _Fetch(MapDataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]]:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]] | InputError:
         unreadable: dict[str, str] = {}
-        samples = [sample for epoch, index in keys if (sample := self._sample(epoch, index, unreadable)) is not None]
-        return (_collate(samples) if samples else None), unreadable
+        try:
+            found = [self._sample(epoch, index, unreadable) for epoch, index in keys]
+            samples = [sample for sample in found if sample is not None]
+            return (_collate(samples) if samples else None), unreadable
+        except InputError as error:
+            return error  # torch hides what a worker raises in a traceback; what it returns arrives as it is
 
     def _sample(self, epoch: int, index: int, unreadable: dict[str, str]) -> Sample | None:
-        for step in range(10 if self.replace_unreadable else 1):
+        """The sample, or the one in its place; None where there is none, or so many failed that the run ends here."""
+        for step in range(len(self.dataset) if self.replace_unreadable else 1):
+            if len(unreadable) > self.allowed:
+                break
             stand_in = (index + step) % len(self.dataset)
             try:
                 image, target = self.dataset[stand_in]

@@ -1,6 +1,7 @@
 """Data sets by name or path: the built-in ones, a folder for each class, a CSV file."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -33,15 +34,15 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
     path = Path(name)
     if name in BUILT_IN:
         dataset = BUILT_IN[name]()
-    elif path.is_dir():
+    elif name and path.is_dir():
         dataset = from_folder(path)
     elif path.is_file() and path.suffix.lower() == ".csv":
         dataset = from_csv(path)
-    elif path.exists():
+    elif name and path.exists():
         raise InputError(f"{name} is neither a folder with one folder a class nor a CSV file")
     else:
         close = "" if path.suffix or len(path.parts) > 1 else nearest(name, BUILT_IN).replace("known", "built in")
-        raise InputError(f"there is no data at {name}{close}")
+        raise InputError(f"there is no data at {name or repr(name)}{close}")
     if task is not None and task != dataset.task:
         raise InputError(f"{name} is data to {dataset.task}, not to {task}")
     return dataset if split is None else dataset.select(split)
@@ -52,22 +53,34 @@ def from_folder(root: Path) -> Dataset:
     folders = _folders(root)
     if not folders:
         raise InputError(f"{root} has no folders in it; images belong in one folder for each class")
-    named = {SPLIT_NAMES[folder.name.lower()]: folder for folder in folders if folder.name.lower() in SPLIT_NAMES}
-    if named and len(named) < len(folders):
-        others = [folder.name for folder in folders if folder.name.lower() not in SPLIT_NAMES]
-        raise InputError(f"{root} has folders of splits ({', '.join(named)}) beside others: {', '.join(others[:5])}")
-    parents: dict[str | None, Path] = dict(named.items()) or {None: root}
+    parents: dict[str | None, Path] = {}
+    for folder in folders:
+        split = SPLIT_NAMES.get(folder.name.lower())
+        if split in parents:
+            raise InputError(f"{root}: {parents[split].name} and {folder.name} are two folders of one split, {split}")
+        if split is not None:
+            parents[split] = folder
+    others = [folder.name for folder in folders if folder not in parents.values()]
+    if parents and others:
+        raise InputError(
+            f"{root} has folders of splits ({', '.join(map(str, parents))}) beside others ({', '.join(others[:5])}); "
+            "a class with the name of a split needs a CSV file"
+        )
     rows = [
-        (image, folder.name, split)
-        for split, parent in parents.items()
+        (f"{folder.relative_to(root)}/{image}", folder.name, split)
+        for split, parent in (parents or {None: root}).items()
         for folder in _folders(parent)
-        for image in sorted(_images(folder, frozenset(), str(folder.relative_to(root))))
+        for image in image_files(folder, root)
     ]
-    classes = {folder.name for parent in parents.values() for folder in _folders(parent)}
-    empty = sorted(classes - {label for _, label, _ in rows})
     if not rows:
-        raise InputError(f"{root} has no images in its folders ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    if empty:
+        raise InputError(
+            f"{root} has no images in the folders of its classes ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+            "images belong in one folder for each class"
+        )
+    if unused := [parent for split, parent in parents.items() if split not in {split for _, _, split in rows}]:
+        raise InputError(f"{unused[0]} has no images in folders of classes; add some or remove it")
+    classes = {folder.name for parent in (parents or {None: root}).values() for folder in _folders(parent)}
+    if empty := sorted(classes - {label for _, label, _ in rows}):
         raise InputError(f"{root}: no images in the folder of class {', '.join(empty[:5])}; add some or remove it")
     return _labelled(str(root), root, rows)
 
@@ -76,12 +89,13 @@ def from_csv(path: Path) -> Dataset:
     """Rows of path (relative to the CSV's folder), label and, if wanted, split."""
     try:
         text = path.read_text("utf-8-sig")
-        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True)
         columns = list(reader.fieldnames or ())
         unknown = [column for column in columns if column not in CSV_COLUMNS]
         missing = [column for column in CSV_COLUMNS[:2] if column not in columns]
-        if unknown or missing:
-            trouble = f"unknown column {', '.join(map(repr, unknown))}" if unknown else f"no column {missing[0]!r}"
+        if unknown or missing or len(set(columns)) < len(columns):
+            trouble = f"no column {missing[0]!r}" if missing else "a column stands twice"
+            trouble = f"unknown column {', '.join(map(repr, unknown))}" if unknown else trouble
             raise InputError(f"{path}: {trouble}; the columns are path, label and, if wanted, split")
         rows: list[tuple[str, str, str | None]] = []
         for row in reader:
@@ -95,17 +109,21 @@ def from_csv(path: Path) -> Dataset:
             rows.append((row["path"], row["label"], split and SPLIT_NAMES[split.lower()]))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
     if not rows:
         raise InputError(f"{path} has no rows")
     if len({split is None for _, _, split in rows}) > 1:
         raise InputError(f"{path}: the column split is filled in some rows and empty in others")
-    labels: dict[str, str] = {}
-    for image, label, _ in rows:
-        if labels.setdefault(image, label) != label:
-            raise InputError(f"{path}: {image} has two labels, {labels[image]!r} and {label!r}")
-    lost = [image for image in labels if not (path.parent / image).is_file()]
+    known: dict[str, tuple[str, str | None]] = {}
+    for image, *what in rows:
+        before = known.setdefault(os.path.normpath(image), (what[0], what[1]))
+        for kind, one, two in zip(("labels", "splits"), before, what, strict=True):
+            if one != two:
+                raise InputError(f"{path}: {image} has two {kind}, {one!r} and {two!r}")
+    lost = [image for image in known if not (path.parent / image).is_file()]
     if lost:
-        raise InputError(f"{path}: {len(lost)} of {len(labels)} images do not exist, first {path.parent / lost[0]}")
+        raise InputError(f"{path}: {len(lost)} of {len(known)} images do not exist, first {path.parent / lost[0]}")
     return _labelled(str(path), path.parent, rows)
 
 
@@ -145,23 +163,35 @@ def _folders(parent: Path) -> list[Path]:
         raise InputError(f"cannot read the folder {parent}: {error.strerror}") from None
 
 
-def _images(folder: Path, above: frozenset[tuple[int, int]], prefix: str) -> Iterator[str]:
-    """Paths of the images anywhere in `folder`, each with `prefix` before it; `above` are the folders it lies in."""
+def image_files(folder: Path, root: Path | None = None) -> list[str]:
+    """Paths below `folder` of the images anywhere in it, sorted, hidden ones left out.
+
+    Links are followed, but not back to a folder that is being read or to `root`, which that one is a part of.
+    """
+    return sorted(_images(folder, "", frozenset() if root is None else frozenset({_identity(root)})))
+
+
+def _images(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     try:
-        stat = os.stat(folder)
+        identity = _identity(folder)
         entries = list(os.scandir(folder))
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
-    identity = (stat.st_dev, stat.st_ino)
-    if identity in above:  # a link back to a folder that is being read
+    if identity in above:
         return
     for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
-            yield from _images(folder / entry.name, above | {identity}, f"{prefix}/{entry.name}")
+        # A link that leads nowhere is no folder; its name may still be that of an image, which is then missed.
+        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
+            yield from _images(folder / entry.name, f"{prefix}{entry.name}/", above | {identity})
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield f"{prefix}/{entry.name}"
+            yield prefix + entry.name
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    stat = os.stat(folder)
+    return stat.st_dev, stat.st_ino
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:

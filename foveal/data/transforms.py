@@ -171,12 +171,10 @@ class Shift:
         _check("the fraction of a shift", self.fraction, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        y, x = (int(rng.integers(-most, most, endpoint=True)) for most in self._most(sample.image))
+        most = np.array([round(self.fraction * side) for side in sample.image.shape[1:]])
+        y, x = rng.integers(-most, most, endpoint=True).tolist()
         # Positive padding adds black, negative padding cuts.
         return sample.moved(pad(sample.image, (x, -x, y, -y)), matrix(1, 0, x, 0, 1, y))
-
-    def _most(self, image: Tensor) -> tuple[int, int]:
-        return round(self.fraction * image.shape[1]), round(self.fraction * image.shape[2])
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,6 @@ class Checkpoint:
 def describe(system: System) -> dict[str, Any]:
     """The part of a header that rebuilds the system."""
     return {
-        "format": FORMAT,
-        "foveal": foveal.__version__,
         "task": system.task,
         "name": system.name,
         "variant": {name: value for name, value in system.variant.items() if name not in ("preprocess", "image_size")},
@@ -63,7 +61,8 @@ def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
             whole[name] = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
     try:
-        save_file(whole, temporary, {"foveal": json.dumps(header)})
+        record = {"format": FORMAT, "foveal": foveal.__version__, **header}
+        save_file(whole, temporary, {"foveal": json.dumps(record)})
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -83,10 +82,11 @@ def read(run_or_file: str | PathLike[str], *, state: bool = False, prefer: str =
     path = find(run_or_file, prefer)
     try:
         with open(path, "rb") as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    # safetensors begin with eight bytes of length and a brace; a pickle, alone or in a zip, with its own marks.
+    if start[8:] != b"{" and start.startswith((b"PK", b"\x80")):
         raise InputError(
             f"{path} is a pickle, which can run code when opened, and was not opened; "
             "foveal's checkpoints are safetensors. Published weights go to create(NAME, weights=FILE)"
@@ -100,8 +100,12 @@ def read(run_or_file: str | PathLike[str], *, state: bool = False, prefer: str =
         raise InputError(f"{path} is not a whole safetensors file, it may be truncated: {error}") from None
     if "foveal" not in metadata:
         raise InputError(f"{path} is not a checkpoint of foveal; published weights go to create(NAME, weights=FILE)")
-    header = json.loads(metadata["foveal"])
-    if header["format"] > FORMAT:
+    try:
+        header = json.loads(metadata["foveal"])
+        newer = header["format"] > FORMAT
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the header of {path} is damaged: {error!r}") from None
+    if newer:
         raise InputError(f"{path} was written by a newer foveal ({header['foveal']}); this is {foveal.__version__}")
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAIN)}
     training = {name[len(TRAIN) :]: tensor for name, tensor in tensors.items() if name.startswith(TRAIN)}
@@ -131,6 +135,8 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: System | None = None
     """
     checkpoint = read(run_or_checkpoint)
     header = checkpoint.header
+    if missing := {"name", "variant", "labels", "preprocess", "licence"} - header.keys():
+        raise InputError(f"{checkpoint.path} holds no system: its header lacks {', '.join(sorted(missing))}")
     if system is None:
         if header["name"] is None:
             raise InputError(

@@ -154,6 +154,9 @@ def resolve(
     user = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
     if unknown := [name for name in recipe if name not in TrainConfig.__dataclass_fields__]:
         raise InputError(f"recipe of {owner}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
+    for name, choices in _CHOICES.items():
+        if user.get(name, choices[0]) not in choices:
+            raise InputError(f"unknown {name} {user[name]!r}{nearest(str(user[name]), choices)}")
     optimizer = user.get("optimizer", recipe.get("optimizer", DEFAULTS["optimizer"]))
     schedule = user.get("schedule", recipe.get("schedule", DEFAULTS["schedule"]))
     for chosen, table in ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS)):
@@ -206,9 +209,6 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
     for name in ("momentum", "ema", "betas", "decay", "label_smoothing", "shift", "cutout"):
         number(name, 0, 1)
     number("crop_scale", 0, 1, above=True)
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            raise InputError(f"unknown {name} {getattr(config, name)!r}{nearest(str(getattr(config, name)), choices)}")
     contradictions = {
         "nesterov needs a momentum above 0": config.nesterov and not config.momentum,
         "resume and overwrite contradict each other: go on with the run, or replace it": config.resume

@@ -375,6 +375,13 @@ def test_random_resized_crop_draws_as_torchvision(height, width):
         assert abs(mine.std() / other.std() - 1) < 0.1
 
 
+def test_random_resized_crop_reaches_every_border():
+    generator = rng()
+    cuts = [RandomResizedCrop((1, 1), scale=(0.2, 0.5)).draw(9, 8, generator) for _ in range(500)]
+    assert {top for top, _, height, _ in cuts if height == 5} == set(range(5))
+    assert {left for _, left, _, width in cuts if width == 5} == set(range(4))
+
+
 def features(top, left, height, width):
     return top, left, height, width, height * width, np.log(width / height)
 
@@ -404,6 +411,9 @@ def test_cutout_is_a_grey_square_within_the_image():
     assert max(areas) == 64
     assert min(areas) < 30  # the centre may lie at the border
     assert hit.min() > 0
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(30.0), indexing="ij")
+    assert abs((hit * y).sum() / hit.sum() - 9.5) < 0.8
+    assert abs((hit * x).sum() / hit.sum() - 14.5) < 1.2
     assert not image.any()
 
 
@@ -467,7 +477,7 @@ ALL = (
     ColorJitter(0.4, 0.4, 0.4, 0.1),
     TrivialAugment(),
     Cutout(0.3),
-    External(lambda image: image.roll(int(torch.randint(0, 9, ())), 1)),
+    External(lambda image: image.bitwise_not_().roll(int(torch.randint(0, 9, ())), 1)),
     Fit(Preprocess(size=(24, 24))),
 )
 

@@ -35,8 +35,10 @@ def check(tmp_path: Path, record_property: Callable[[str, object], None]):
     """Through a file under the oracle's names, by the importer that recognises them."""
 
     def run(name: str, package: str, reference: nn.Module) -> None:
-        save_file(randomise(reference).state_dict(), tmp_path / "weights.safetensors")
-        system = create(name, labels=LABELS, weights=tmp_path / "weights.safetensors")
+        file = tmp_path / "weights.safetensors"
+        save_file(randomise(reference).state_dict(), file)
+        system = create(name, labels=LABELS, weights=file)
+        file.unlink()  # pytest keeps what tests leave behind, and the large ones have 500 MB
         layout, _ = translate(system, reference.state_dict())
         figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1])
         record_property("parity", row(name, package, name, layout, figures))
@@ -51,8 +53,10 @@ def check_by_order(tmp_path: Path, record_property: Callable[[str, object], None
     def run(name: str, package: str, model: str, reference: nn.Module, size: int, **fields: object) -> None:
         names = dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
         state = {names[theirs]: tensor for theirs, tensor in randomise(reference).state_dict().items()}
-        save_file(state, tmp_path / "weights.safetensors")
-        system = create(name, weights=tmp_path / "weights.safetensors", **fields)
+        file = tmp_path / "weights.safetensors"
+        save_file(state, file)
+        system = create(name, weights=file, **fields)
+        file.unlink()
         figures = compare_logits_and_gradients(
             system, reference, lambda state: {names[theirs]: tensor for theirs, tensor in state.items()}, size=size
         )

@@ -1,0 +1,71 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+
+from foveal.metrics.classify import ClassifyEvaluator
+from foveal.metrics.loss import LossEvaluator
+from foveal.structures import Batch, Label
+
+
+class Fixed:
+    """A system that gives the scores it is shown."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+    def can(self, verb: str) -> bool:
+        return True
+
+    def losses(self, scores: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"one": scores.mean(), "two": scores.square().mean()}
+
+    def decode(self, scores: torch.Tensor, batch: Batch) -> list[Label]:
+        return [Label(row.argmax()) for row in scores]
+
+    def loss(self, batch: Batch, player: str) -> dict[str, torch.Tensor]:
+        return {"term": batch.images.mean() * (2 if player == "b" else 1)}
+
+
+def batches(scores: torch.Tensor, truth: torch.Tensor) -> Any:
+    for rows, labels in zip(scores.split(7), truth.split(7), strict=True):
+        none = torch.zeros(len(rows))
+        yield Batch(rows, (), none, none, none), [Label(label) for label in labels]
+
+
+def test_classification_figures_are_scikit_learns() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores, truth = torch.randn(50, 8, generator=draw), torch.randint(0, 7, (50,), generator=draw)  # class 7 is absent
+    evaluator = ClassifyEvaluator(8)
+    for batch, labels in batches(scores, truth):
+        evaluator.update(Fixed(), batch, labels)
+    figures, predicted = evaluator.compute(), scores.argmax(1)
+    assert figures["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+    assert figures["top5"] == pytest.approx(top_k_accuracy_score(truth, scores, k=5, labels=np.arange(8)))
+    with pytest.warns(UserWarning, match="not in y_true"):
+        assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
+    assert np.array_equal(evaluator.confusion, confusion_matrix(truth, predicted, labels=np.arange(8)))
+    assert figures["loss"] == pytest.approx(float(scores.mean() + scores.square().mean()), rel=1e-5)
+
+
+def test_few_classes_have_no_top5() -> None:
+    evaluator = ClassifyEvaluator(5)
+    for batch, labels in batches(torch.eye(5), torch.arange(5)):
+        evaluator.update(Fixed(), batch, labels)
+    assert set(evaluator.compute()) == {"accuracy", "balanced_accuracy", "loss"}
+    assert evaluator.compute()["accuracy"] == 1
+
+
+def test_losses_as_figures() -> None:
+    values = torch.rand(20, 3)
+    for players, names in ((("system",), {"term", "loss"}), (("a", "b"), {"a_term", "a_loss", "b_term", "b_loss"})):
+        evaluator = LossEvaluator(players)
+        for batch, labels in batches(values, torch.zeros(20)):
+            evaluator.update(Fixed(), batch, labels)
+        figures = evaluator.compute()
+        assert set(figures) == names
+        assert figures[min(names)] == pytest.approx(float(values.mean()), rel=1e-5)
+        assert evaluator.criterion == ("loss" if len(players) == 1 else None)
+    assert figures["b_loss"] == pytest.approx(2 * figures["a_loss"])

@@ -1,0 +1,68 @@
+import pickle
+
+import torch
+
+from foveal.structures import Batch, Caption, Label, Objects, to_float
+
+
+def boxes(*rows: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32).view(-1, 4)
+
+
+def test_objects_are_indexed_together() -> None:
+    objects = Objects(boxes((0, 0, 4, 4), (1, 1, 3, 3), (5, 5, 9, 9)), torch.tensor([2, 0, 1]), torch.rand(3))
+    picked = objects[torch.tensor([True, False, True])]
+    assert len(picked) == 2
+    assert picked.labels.tolist() == [2, 1]
+    assert torch.equal(picked.scores, objects.scores[[0, 2]])
+    assert picked.masks is None
+    assert len(objects[1]) == len(objects[-1]) == 1
+    assert objects[-1].labels.tolist() == [1]
+
+
+def test_warp_moves_boxes_masks_and_keypoints_alike() -> None:
+    mask = torch.zeros(2, 20, 30, dtype=torch.bool)
+    mask[0, 4:9, 6:16] = True
+    mask[1, 0:3, 0:2] = True
+    points = torch.tensor([[[7.0, 5, 1]], [[1.0, 1, 1]]])
+    objects = Objects(boxes((6, 4, 16, 9), (0, 0, 2, 3)), torch.tensor([0, 1]), masks=mask, keypoints=points)
+    # Twice the size, moved left and up: the second object leaves the image.
+    moved = objects.warp(torch.tensor([[2.0, 0, -8], [0, 2, -7]]), (24, 40))
+    assert moved.boxes.tolist() == [[4, 1, 24, 11]]
+    assert moved.keypoints.tolist() == [[[6, 3, 1]]]
+    rows, columns = moved.masks[0].nonzero().T
+    assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == moved.boxes[0].tolist()
+
+
+def test_relabel() -> None:
+    mapping = torch.tensor([2, 0, 1])
+    assert int(Label(torch.tensor(1)).relabel(mapping).label) == 0
+    assert Objects(boxes((0, 0, 1, 1)), torch.tensor([2])).relabel(mapping).labels.tolist() == [1]
+    assert Caption(torch.tensor([0, 1, 2, 0])).relabel(mapping).tokens.tolist() == [2, 0, 1, 2]
+
+
+def test_top_names_the_most_probable() -> None:
+    label = Label(torch.tensor(1), torch.tensor([0.2, 0.7, 0.1]))
+    assert [name for name, _ in label.top(("a", "b", "c"), 2)] == ["b", "a"]
+    assert Label(torch.tensor(2)).top(("a", "b", "c")) == [("c", 1.0)]
+
+
+def test_batch_travels_whole() -> None:
+    targets = (
+        Objects(boxes(), torch.zeros(0, dtype=torch.int64), masks=torch.zeros(0, 4, 4, dtype=torch.bool)),
+        Objects(boxes((0, 0, 2, 2), (1, 1, 3, 4)), torch.tensor([1, 0]), masks=torch.rand(2, 4, 4) > 0.5),
+    )
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    batch = Batch(images, targets, torch.tensor([4, 7]), torch.rand(2, 2, 3), torch.tensor([[9, 9], [8, 7]]))
+    for copy in (pickle.loads(pickle.dumps(batch)), batch.to("cpu")):
+        assert torch.equal(copy.images, images)
+        assert torch.equal(copy.indices, batch.indices)
+        for one, two in zip(copy.targets, targets, strict=True):
+            for (name, a), (_, b) in zip(one.tensors(), two.tensors(), strict=True):
+                assert (a is None) == (b is None), name
+                assert a is None or (torch.equal(a, b) and a.dtype == b.dtype and a.shape == b.shape), name
+    assert pickle.loads(pickle.dumps(Batch(images, (), *[torch.zeros(2)] * 3))).targets == ()
+
+
+def test_pixels_become_shares() -> None:
+    assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == [0, torch.tensor(0.2).item(), 1]

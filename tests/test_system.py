@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import foveal
+from foveal.system import Preprocess, evaluating
+
+SIZES = [(50, 80), (300, 200), (224, 224), (31, 500), (256, 341), (1, 1)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crop_is_torchvisions(size: tuple[int, int], interpolation: str) -> None:
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mode = v2.InterpolationMode(interpolation)
+    theirs = v2.Compose([v2.Resize(256, mode, antialias=True), v2.CenterCrop(224)])
+    ours = Preprocess((224, 224), "crop", 0.875, interpolation=interpolation)
+    assert torch.equal(ours.apply(image), theirs(image))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("rule", ["squash", "crop", "fit"])
+def test_affine_says_where_each_pixel_went(size: tuple[int, int], rule: str) -> None:
+    height, width = size
+    preprocess = Preprocess((64, 96), rule)
+    # An image whose two channels are the coordinates of each pixel's centre; linear, so resizing keeps it inside.
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    where = preprocess.apply(torch.stack([x, y, torch.ones_like(x)]))
+    assert where.shape == (3, 64, 96)
+    affine = preprocess.affine(height, width)
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    there = torch.einsum("ij,jhw->ihw", affine.float(), where)
+    inner = (where[2] == 1) & (where[0] > 2) & (where[0] < width - 2) & (where[1] > 2) & (where[1] < height - 2)
+    # Resizing rounds sizes, and antialiasing blurs the ends: a prepared pixel is where the map says to half a pixel.
+    assert ((there[0] - x)[inner].abs() < 0.75).all()
+    assert ((there[1] - y)[inner].abs() < 0.75).all()
+    assert inner.any() or min(size) < 8
+
+
+def test_fit_keeps_the_whole_image_and_pads_with_black() -> None:
+    prepared = Preprocess((40, 40), "fit").apply(torch.ones(3, 10, 20))
+    assert prepared[:, :20, :].min() == 1
+    assert prepared[:, 20:, :].max() == 0
+
+
+def test_normalisation_is_the_first_operation() -> None:
+    system = foveal.create("resnet_nano", preprocess=Preprocess((16, 16), mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7)))
+    images = torch.rand(2, 3, 16, 16)
+    theirs = v2.Normalize((0.1, 0.2, 0.3), (0.5, 0.6, 0.7))(images)
+    assert torch.allclose(system.normalize(images), theirs, atol=1e-6)
+    grey = foveal.create("lenet").normalize(images)
+    assert torch.allclose(grey, v2.functional.rgb_to_grayscale(images) * 2 - 1, atol=1e-3)
+
+
+def test_predict_does_not_depend_on_the_mode() -> None:
+    system = foveal.create("resnet_nano", dropout=0.5)
+    images = [torch.rand(3, 20, 20) for _ in range(4)]
+    quiet = system.eval().predict(images)
+    loud = system.train().predict(images)
+    for one, two in zip(quiet, loud, strict=True):
+        assert torch.equal(one.scores, two.scores)
+
+
+def test_evaluating_restores_each_mode() -> None:
+    system = foveal.create("resnet_nano").train()
+    system.stage1.eval()
+    with evaluating(system):
+        assert not any(module.training for module in system.modules())
+        assert not torch.is_grad_enabled()
+    assert system.training
+    assert not system.stage1.training
+    assert system.stage2.training
+
+
+def test_what_a_system_cannot_do_is_said() -> None:
+    with pytest.raises(foveal.InputError, match="lenet cannot make images"):
+        foveal.create("lenet").sample(3)
+    with pytest.raises(foveal.InputError, match="lenet cannot be fitted"):
+        foveal.create("lenet").fit([])

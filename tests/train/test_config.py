@@ -1,0 +1,75 @@
+import pytest
+
+from foveal.errors import InputError
+from foveal.train.config import DEFAULTS, OPTIMIZER_DEFAULTS, TrainConfig, resolve
+
+RECIPE = {"optimizer": "sgd", "lr": 0.3, "momentum": 0.8, "schedule": "step", "gamma": 0.5, "flip": True, "epochs": 7}
+
+
+def test_defaults_then_recipe_then_user() -> None:
+    config, origins = resolve(TrainConfig(epochs=9, flip=False), RECIPE, "net")
+    assert (config.epochs, origins["epochs"]) == (9, "user")
+    assert (config.flip, origins["flip"]) == (False, "user")
+    assert (config.lr, origins["lr"]) == (0.3, "recipe of net")
+    assert (config.weight_decay, origins["weight_decay"]) == (1e-4, "default")
+    assert (config.gamma, config.milestones) == (0.5, None)
+    assert (config.batch_size, origins["batch_size"]) == (32, "default")
+
+
+def test_a_recipe_is_for_its_own_optimizer_and_schedule() -> None:
+    config, origins = resolve(TrainConfig(optimizer="adam", schedule="cosine"), RECIPE, "net")
+    assert (config.lr, origins["lr"]) == (0.001, "default")
+    assert config.momentum is None
+    assert config.gamma is None
+    assert config.flip is True
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZER_DEFAULTS)
+def test_every_optimizer_resolves(optimizer: str) -> None:
+    config, _ = resolve(TrainConfig(optimizer=optimizer), {}, "net")
+    for name, value in OPTIMIZER_DEFAULTS[optimizer].items():
+        assert getattr(config, name) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"momentum": 0.9}, "momentum has no effect with adamw; it is a setting of sgd and rmsprop"),
+        ({"optimizer": "sgd", "betas": (0.9, 0.99)}, "betas has no effect with sgd"),
+        ({"optimizer": "lbfgs", "weight_decay": 0.1}, "weight_decay has no effect with lbfgs"),
+        ({"milestones": (3,)}, "milestones has no effect with cosine"),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+        ({"optimizer": "sgd", "l2": 0.1, "weight_decay": 0.1}, "the same thing"),
+        ({"crop_scale": (0.5, 1.0), "shift": 0.1}, "two ways to move"),
+        ({"crop_scale": (0.9, 0.1)}, "smallest share comes first"),
+        ({"epochs": 3, "warmup": 3}, "leaves nothing"),
+        ({"optimizer": "lbfgs", "accumulate": 2}, "cannot be accumulated"),
+        ({"resume": True}, "resume needs out"),
+        ({"resume": True, "overwrite": True, "out": "x"}, "contradict"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"label_smoothing": 1.5}, "at most 1"),
+        ({"optimizer": "adagradd"}, "did you mean adagrad"),
+        ({"precision": "int8"}, "unknown precision"),
+    ],
+)
+def test_what_cannot_be_meant_is_an_error(settings: dict, text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        resolve(TrainConfig(**settings), {}, "net")
+
+
+def test_a_fitted_system_takes_no_gradient_settings() -> None:
+    assert resolve(TrainConfig(seed=3), {}, "knn", fits=True)[0].epochs == 1
+    with pytest.raises(InputError, match="lr has no effect: knn is fitted"):
+        resolve(TrainConfig(lr=0.1), {}, "knn", fits=True)
+
+
+def test_an_unknown_setting_in_a_recipe_is_an_error() -> None:
+    with pytest.raises(InputError, match="no setting 'epoch'; did you mean epochs"):
+        resolve(TrainConfig(), {"epoch": 3}, "net")
+
+
+def test_defaults_name_real_settings() -> None:
+    for table in (DEFAULTS, *OPTIMIZER_DEFAULTS.values()):
+        assert set(table) <= set(TrainConfig.__dataclass_fields__)
