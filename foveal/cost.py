@@ -387,19 +387,19 @@ class _Trace(TorchDispatchMode):
             self._row = _Row(run, self._count)
         return self._row
 
-    def _close(self, output: list[Tensor] | None = None) -> None:
-        """The row is complete; `output` is that of the module if it did nothing else."""
+    def _close(self, alone: bool = False, output: Sequence[Tensor] = ()) -> None:
+        """The row is complete; `alone` if it is all that the module did, and then with the module's output."""
         row, self._row = self._row, None
         if row is None or not (row.operations or row.macs or row.params):
             return  # constants, such as a grid of places
-        tensors = row.output if output is None else output
+        tensors = output or row.output
         born = {_storage(t): self._born.get(_storage(t), (None, -1))[1] for t in tensors}
         fresh = {_storage(t): t.untyped_storage().nbytes() for t in tensors if born[_storage(t)] >= row.since}
         seen = [seen for seen in map(self.see, tensors) if seen]
         layer = Layer(
             path=row.run.path,
             type=type(row.run.module).__name__,
-            operations=tuple(name for name, _ in groupby(row.operations)) if output is None else (),
+            operations=() if alone else tuple(name for name, _ in groupby(row.operations)),
             shape=tuple(tensors[0].shape) if tensors else (),
             params=row.params,
             macs=row.macs,
@@ -420,7 +420,7 @@ class _Trace(TorchDispatchMode):
         run = self._running.pop()
         if self._row and self._row.run is run:
             alone = self._started == run.started + 1
-            self._close(_tensors(output) if alone else None)
+            self._close(alone, _tensors(output) if alone else ())
 
 
 def _macs(operation: Any, args: Any, kwargs: dict[str, Any], result: Any) -> int:

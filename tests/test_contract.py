@@ -102,11 +102,13 @@ def test_contract(name: str, tmp_path: Path) -> None:
 def test_other_classes(name: str) -> None:
     system = build(name, labels=("cat", "dog", "Größe 10"))
     assert system(torch.rand(1, 3, *system.preprocess.size)).shape == (1, 3)
-    with pytest.raises(foveal.InputError, match="cta.*did you mean cat"):
+    with pytest.raises(foveal.InputError, match=r"cta.*did you mean cat"):
         system.score(torch.rand(1, 3, *system.preprocess.size), "cta")
 
 
-@pytest.mark.parametrize("name", [name for name in foveal.names() if name.endswith(("_nano", "lenet")) or "linear" in name])
+@pytest.mark.parametrize(
+    "name", [name for name in foveal.names() if name.endswith(("_nano", "lenet")) or "linear" in name]
+)
 def test_gradients_are_right(name: str) -> None:
     torch.manual_seed(0)
     system = foveal.create(name)

@@ -84,6 +84,7 @@ def test_figures_of_others(name):
     found = cost(system)
     assert found.params == published.meta["num_params"]
     assert round(found.macs / 1e9, 3) == published.meta["_ops"]
+    assert found.receptive_field == (math.inf, math.inf)
     check_sums(found)
 
 
@@ -124,7 +125,7 @@ def zoo() -> dict[str, System]:
             12,
             recurrent,
             lstm=nn.LSTM(12, 12, batch_first=True),
-            attention=nn.MultiheadAttention(12, 3, batch_first=True),
+            attention=nn.MultiheadAttention(12, 4, batch_first=True),
         ),
     }
 
@@ -412,6 +413,9 @@ def test_receptive_field_of_a_stack(kernel, count):
         lambda x: functional.conv2d(x, x.mean((2, 3)).view(1, 3, 1, 1)),
         lambda x: x.flip(3).flip(2),
         lambda x: x + x.transpose(2, 3),
+        lambda x: x[:, :, :4, :4] + functional.avg_pool2d(x, 2),
+        lambda x: x.flatten(2).transpose(1, 2) @ x.flatten(2),
+        lambda x: x[0].permute(1, 2, 0) @ x[0].permute(2, 0, 1),
         lambda x: x.clone().index_fill_(1, torch.zeros(1, dtype=torch.long, device=x.device), 0.0),
     ],
 )
@@ -619,11 +623,21 @@ def test_training_bytes_of_other_recipes():
     assert found["activations"] == 4 * 5 * (16 + 2)  # a frozen layer's input is not needed
 
 
+def test_training_bytes_are_those_of_training_mode():
+    images = batch_of(torch.rand(5, 3, 8, 8))
+    plain = training_bytes(two_layers(), images)["activations"]
+    system = two_layers()
+    system.relu = nn.Sequential(nn.ReLU(), nn.Dropout(0.5))
+    dropped = training_bytes(system.eval(), images)["activations"]
+    assert dropped > plain  # what was dropped has to be remembered
+    assert not system.training
+
+
 def test_training_bytes_within_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         found = training_bytes(two_layers(), batch_of(torch.rand(5, 3, 8, 8)))
     weights = 2 * 16 * 2  # the second layer's in half precision; that of the first is not needed
-    assert found["activations"] == 2 * 5 * (192 + 16 + 2) + weights + 2 * 5 * 2
+    assert found["activations"] == 2 * 5 * (192 + 16 + 2) + weights
 
 
 def test_training_bytes_takes_the_hungriest_player():

@@ -82,7 +82,7 @@ def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as a table for a terminal, or separated by tabs for a pipe."""
-    if not sys.stdout.isatty():
+    if not (sys.stdout and sys.stdout.isatty()):
         return "\n".join("\t".join(row) for row in rows)
     grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in rows:

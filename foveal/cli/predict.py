@@ -38,13 +38,15 @@ class Predict:
 
 def run(words: list[str]) -> int:
     options = parse(Predict, "predict", words)
+    from torch import Tensor
+
     from foveal.data.image import ImageError, read_image
 
     if options.top < 1:
         raise InputError(f"top must be at least 1, not {options.top}")
     paths = _image_files(options.images)
     system = find_system(options.system, options.weights).to(find_device(options.device))
-    predictions, unreadable, pictures = [], {}, []
+    predictions, unreadable, pictures = [], {}, list[Tensor]()
     for path in paths:
         try:
             image = read_image(path)
@@ -74,10 +76,10 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
     """The files that the arguments name; those of a folder in order of name."""
     from foveal.data.sources import image_files
 
+    if not all(names):
+        raise InputError("the name of an image is empty")
     files = []
-    for name, path in zip(names, map(Path, names), strict=True):
-        if not name: 
-            raise InputError("an image has an empty name")
+    for path in map(Path, names):
         if path.is_dir():
             inside = image_files(path)
             if not inside:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from foveal.catalog import ENTRIES, create, settable, variant
-from foveal.cli.common import answer, parse, table
+from foveal.cli.common import answer, find_device, parse, table
+from foveal.errors import InputError, nearest
 from foveal.train.config import TrainConfig, resolve
 
 
@@ -29,20 +30,20 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    # The name is looked for before all else, since it decides which settings there are.
-    name = next((word for word in words if word in ENTRIES), None)
+    place = _place_of_name(words)
+    name = None if place is None else words[place]
     training = _training_settings(name)
     shown: list[Any] = [("training", type(training), field(default=training))]
-    if name is None:
-        positional = Annotated[
-            tyro.conf.Positional[str], tyro.conf.arg(help="A system's name; foveal list shows them.")
-        ]
+    if place is None or name is None:
+        text = "A system's name; foveal list shows them."
+        positional = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=text)]
         shown.append(("system", positional, field(kw_only=True)))
-        variant(parse(_extend(Options, shown), "train", words).system)
-        return
+        first = words[0] if words and not words[0].startswith("-") else None
+        unknown = first or parse(_extend(Options, shown), "train", words).system
+        raise InputError(f"unknown system {unknown!r}{nearest(unknown, ENTRIES)}")
     own = _own_settings(name)
     shown.append(("variant", type(own), field(default=own)))
-    words = words[: words.index(name)] + words[words.index(name) + 1 :]
+    words = words[:place] + words[place + 1 :]
     options = parse(_extend(Options, shown), f"train {name}", words)
 
     import torch
@@ -51,10 +52,11 @@ def run(words: list[str]) -> None:
     from foveal.report.draw import save_pictures
     from foveal.train.loop import train
 
+    find_device(options.training.device)
     dataset = load_dataset(options.data)
-    config = TrainConfig(**_changes(training, options.training))
+    config = TrainConfig(**_given(options.training, words))
     torch.manual_seed(config.seed)
-    system = create(name, labels=dataset.labels, weights=options.weights, **_changes(own, options.variant))
+    system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
     finished = train(system, dataset, config)
     save_pictures(finished.directory, system.pictures())
     result = finished.record["result"]
@@ -68,6 +70,8 @@ def run(words: list[str]) -> None:
     }
     lines = [f"best epoch {document['best_epoch']} of {document['epochs']}, on the val split:"]
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
+    if document["unreadable"]:
+        lines.append(f"images that cannot be read: {len(document['unreadable'])}, listed in run.json")
     lines.append(f"run directory: {finished.directory}")
     answer(document, options.json, "\n".join(lines))
 
@@ -76,9 +80,25 @@ def _extend(base: type, rows: list[Any]) -> Any:
     return make_dataclass("Train", rows, bases=(base,), namespace={"__doc__": base.__doc__}, frozen=True)
 
 
-def _changes(shown: Any, given: Any) -> dict[str, Any]:
-    """What the user set: what differs from the value that --help shows."""
-    return {f.name: getattr(given, f.name) for f in fields(given) if getattr(given, f.name) != getattr(shown, f.name)}
+def _place_of_name(words: list[str]) -> int | None:
+    """Where the system's name stands, which decides what settings there are: a name that is no option's value."""
+    hints = get_type_hints(TrainConfig) | get_type_hints(Options)
+    for place, (before, word) in enumerate(zip(["", *words], words, strict=False)):
+        takes_value = before.startswith("--") and "=" not in before and hints.get(_field(before)) is not bool
+        if word in ENTRIES and not takes_value:
+            return place
+    return None
+
+
+def _given(values: Any, words: list[str]) -> dict[str, Any]:
+    """The settings that stand on the command line, those too whose value is the default."""
+    typed = {_field(word) for word in words if word.startswith("--")}
+    return {f.name: getattr(values, f.name) for f in fields(values) if f.name in typed}
+
+
+def _field(option: str) -> str:
+    """--no-flip or --batch-size=8 -> flip or batch_size."""
+    return option.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
 
 
 def _training_settings(name: str | None) -> Any:

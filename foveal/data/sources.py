@@ -91,12 +91,11 @@ def from_csv(path: Path) -> Dataset:
         text = path.read_text("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True)
         columns = list(reader.fieldnames or ())
-        unknown = [column for column in columns if column not in CSV_COLUMNS]
-        missing = [column for column in CSV_COLUMNS[:2] if column not in columns]
-        if unknown or missing or len(set(columns)) < len(columns):
-            trouble = f"no column {missing[0]!r}" if missing else "a column stands twice"
-            trouble = f"unknown column {', '.join(map(repr, unknown))}" if unknown else trouble
-            raise InputError(f"{path}: {trouble}; the columns are path, label and, if wanted, split")
+        complaints = [f"unknown column {column!r}" for column in columns if column not in CSV_COLUMNS]
+        complaints += [f"no column {column!r}" for column in CSV_COLUMNS[:2] if column not in columns]
+        complaints += [f"two columns {column!r}" for column in CSV_COLUMNS if columns.count(column) > 1]
+        if complaints:
+            raise InputError(f"{path}: {', '.join(complaints)}; the columns are path, label and, if wanted, split")
         rows: list[tuple[str, str, str | None]] = []
         for row in reader:
             if None in row or None in row.values() or not row["path"] or not row["label"]:
@@ -116,9 +115,9 @@ def from_csv(path: Path) -> Dataset:
     if len({split is None for _, _, split in rows}) > 1:
         raise InputError(f"{path}: the column split is filled in some rows and empty in others")
     known: dict[str, tuple[str, str | None]] = {}
-    for image, *what in rows:
-        before = known.setdefault(os.path.normpath(image), (what[0], what[1]))
-        for kind, one, two in zip(("labels", "splits"), before, what, strict=True):
+    for image, label, split in rows:
+        before = known.setdefault(os.path.normpath(image), (label, split))
+        for kind, one, two in zip(("labels", "splits"), before, (label, split), strict=True):
             if one != two:
                 raise InputError(f"{path}: {image} has two {kind}, {one!r} and {two!r}")
     lost = [image for image in known if not (path.parent / image).is_file()]
@@ -196,4 +195,4 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:
     """A key that puts 2 before 10."""
-    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text)]
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]

@@ -1,8 +1,8 @@
-"""What may be done to an image and its target on the way to a system, in two kinds.
+"""What may be done to an image and its target on the way to a system.
 
-A transform of a Sample works on one uint8 image in a worker process and draws its random numbers once, for the image
-and its target alike. One that moves pixels is an affine map of the plane; `Sample.moved` takes the target along,
-whatever its type. A transform of a Batch works on float images on any device and mixes or reweights their labels.
+A transform takes a Sample, one uint8 image in a worker process, and draws its random numbers once, for the image and its
+target alike. One that moves pixels is an affine map of the plane; `Sample.moved` takes the target along, whatever its
+type. What is done to whole batches is in mixing.py.
 """
 
 import math
@@ -13,11 +13,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import affine_grid, conv2d, grid_sample, pad
+from torch.nn.functional import affine_grid, grid_sample, pad
 
-from foveal.classify.classifier import target_weights
+from foveal.data.color import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    adjust_sharpness,
+    autocontrast,
+    equalize,
+    posterize,
+    solarize,
+    to_uint8,
+)
 from foveal.errors import InputError
-from foveal.structures import Batch, Label, Objects, Target
+from foveal.structures import Objects, Target
 from foveal.system import Preprocess, resize
 
 
@@ -50,7 +61,6 @@ class Sample:
 
 
 Transform = Callable[[Sample, np.random.Generator], Sample]
-BatchTransform = Callable[[Batch, np.random.Generator], Batch]
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,6 @@ class Pipeline:
         for transform in self.transforms:
             sample = transform(sample, rng)
         return sample
-
-
-# --- Affine maps, (2, 3) float64 -------------------------------------------------------------------------------------
 
 
 def matrix(a: float, b: float, c: float, d: float, e: float, f: float) -> Tensor:
@@ -89,10 +96,7 @@ def warp_image(image: Tensor, affine: Tensor) -> Tensor:
     back = torch.cat([linear, -linear @ affine[:, 2:]], 1)
     theta = compose(units, compose(back, matrix(width / 2, 0, width / 2, 0, height / 2, height / 2)))
     grid = affine_grid(theta[None].float(), [1, 3, height, width], align_corners=False)
-    return _to_uint8(grid_sample(image[None].float(), grid, align_corners=False)[0])
-
-
-# --- Size and place --------------------------------------------------------------------------------------------------
+    return to_uint8(grid_sample(image[None].float(), grid, align_corners=False)[0])
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,12 @@ class Resize:
 
 @dataclass(frozen=True)
 class Fit:
-    """As the system itself prepares an image; one that already has the system's size stays as it is."""
+    """As the system itself prepares an image."""
 
     preprocess: Preprocess
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = sample.image.shape[1:]
-        if (height, width) == self.preprocess.size:
-            return sample
         return sample.moved(self.preprocess.apply(sample.image), self.preprocess.affine(height, width))
 
 
@@ -168,7 +170,7 @@ class Shift:
     fraction: float
 
     def __post_init__(self) -> None:
-        _check("the fraction of a shift", self.fraction, 0, 1)
+        check_range("the fraction of a shift", self.fraction, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         most = np.array([round(self.fraction * side) for side in sample.image.shape[1:]])
@@ -188,7 +190,7 @@ class HorizontalFlip:
     keypoints: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check("the probability of a flip", self.p, 0, 1)
+        check_range("the probability of a flip", self.p, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -209,7 +211,7 @@ class Cutout:
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
-        _check("the fraction of a cutout", self.fraction, 0, 1)
+        check_range("the fraction of a cutout", self.fraction, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = sample.image.shape[1:]
@@ -218,85 +220,6 @@ class Cutout:
         image = sample.image.clone()
         image[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 128
         return replace(sample, image=image)
-
-
-# --- Colour: (3, H, W) uint8 -> the same -----------------------------------------------------------------------------
-
-
-def adjust_brightness(image: Tensor, factor: float) -> Tensor:
-    """Blend with black: 0 is black, 1 the image, above 1 brighter."""
-    return _to_uint8(image.float() * factor)
-
-
-def adjust_contrast(image: Tensor, factor: float) -> Tensor:
-    """Blend with the mean luminance: 0 is one grey, 1 the image."""
-    return _blend(image, luminance(image).mean(), factor)
-
-
-def adjust_saturation(image: Tensor, factor: float) -> Tensor:
-    """Blend with the luminance: 0 is grey, 1 the image."""
-    return _blend(image, luminance(image), factor)
-
-
-def adjust_sharpness(image: Tensor, factor: float) -> Tensor:
-    """Blend with a smoothed image, but for the outermost pixels: 0 is smooth, 1 the image."""
-    if min(image.shape[1:]) < 3:
-        return image
-    kernel = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]]).div(13).expand(3, 1, 3, 3)
-    smooth = image.float()
-    smooth[:, 1:-1, 1:-1] = conv2d(image.float()[None], kernel, groups=3)[0]
-    return _blend(image, smooth, factor)
-
-
-def adjust_hue(image: Tensor, turn: float) -> Tensor:
-    """Hue moved by `turn`, in turns of the colour circle; saturation and value of HSV stay.
-
-    With v = max(r, g, b), chroma c = v - min(r, g, b) and hue h in sixths of a turn, where 0 is red:
-    channel = v - c clamp(min(k, 4 - k), 0, 1),  k = (n + h) mod 6,  n = 5, 3, 1 for r, g, b.
-    """
-    red, green, blue = pixels = image.float()
-    value, brightest = pixels.max(0)
-    chroma = value - pixels.amin(0)
-    hue = torch.stack([green - blue, blue - red, red - green]).gather(0, brightest[None])[0]
-    hue = hue / chroma.clamp(min=1) + 2 * brightest + 6 * turn
-    k = (torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + hue) % 6
-    return _to_uint8(value - chroma * k.minimum(4 - k).clamp(0, 1))
-
-
-def posterize(image: Tensor, bits: int) -> Tensor:
-    """Only the upper `bits` of the eight."""
-    return image & (256 - 2 ** (8 - bits))
-
-
-def solarize(image: Tensor, threshold: float) -> Tensor:
-    """Values from the threshold on inverted."""
-    return torch.where(image >= threshold, 255 - image, image)
-
-
-def autocontrast(image: Tensor) -> Tensor:
-    """Each channel stretched so that it goes from 0 to 255; a constant one stays."""
-    pixels = image.float()
-    low, high = pixels.amin((1, 2), keepdim=True), pixels.amax((1, 2), keepdim=True)
-    return torch.where(high > low, _to_uint8((pixels - low) * (255 / (high - low).clamp(min=1))), image)
-
-
-def equalize(image: Tensor) -> Tensor:
-    """Each channel mapped so that its histogram is as flat as it can be (the rule of PIL.ImageOps.equalize).
-
-    new value of v = (step // 2 + number of pixels below v) // step,  step = (pixels - those of the top value) // 255
-    """
-    channels = []
-    for channel in image:
-        counts = channel.flatten().bincount(minlength=256)
-        step = int(channel.numel() - counts[int(channel.max())]) // 255
-        table = ((counts.cumsum(0) - counts + step // 2) // max(step, 1)).clamp(max=255).to(torch.uint8)
-        channels.append(table[channel.long()] if step else channel)
-    return torch.stack(channels)
-
-
-def luminance(image: Tensor) -> Tensor:
-    """(3, H, W) -> (1, H, W) float: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
-    return (image * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -310,8 +233,8 @@ class ColorJitter:
 
     def __post_init__(self) -> None:
         for name in ("brightness", "contrast", "saturation"):
-            _check(f"the {name} of a colour jitter", getattr(self, name), 0, math.inf)
-        _check("the hue of a colour jitter", self.hue, 0, 0.5)
+            check_range(f"the {name} of a colour jitter", getattr(self, name), 0, math.inf)
+        check_range("the hue of a colour jitter", self.hue, 0, 0.5)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         image = sample.image
@@ -401,115 +324,12 @@ class External:
         has_places = sample.target is not None and type(sample.target).warp is not Target.warp
         if has_places and image.shape != sample.image.shape:
             raise InputError(
-                f"the transform {name} changes the image's size but cannot move its {_kind(sample.target)}"
+                f"the transform {name} changes the image's size but cannot move its {type(sample.target).__name__.lower()}"
             )
         return replace(sample, image=image)
 
 
-# --- Batches: labels as rows of class weights (B, C) -----------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class MixUp:
-    """Each image blended with the one before it (Zhang et al. 2017, arXiv:1710.09412).
-
-    x = l x_i + (1 - l) x_j,  t = l t_i + (1 - l) t_j,  l ~ Beta(alpha, alpha), one l a batch
-    """
-
-    alpha: float
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        _check("alpha of mixup", self.alpha, 1e-6, math.inf)
-
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        rows = class_rows(batch, self.num_classes, "mixup")
-        share = float(rng.beta(self.alpha, self.alpha))
-        images = torch.lerp(batch.images.roll(1, 0), batch.images, share)
-        return with_rows(replace(batch, images=images), torch.lerp(rows.roll(1, 0), rows, share))
-
-
-@dataclass(frozen=True)
-class CutMix:
-    """A box of each image replaced by that of the one before it (Yun et al. 2019, arXiv:1905.04899).
-
-    The box has 1 - l of the area, l ~ Beta(alpha, alpha), and its centre anywhere; it is the same for the whole batch.
-    Labels are mixed by the areas that are seen in the end, after the box is clipped to the image.
-    """
-
-    alpha: float
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        _check("alpha of cutmix", self.alpha, 1e-6, math.inf)
-
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        rows = class_rows(batch, self.num_classes, "cutmix")
-        side = math.sqrt(1 - rng.beta(self.alpha, self.alpha))
-        spans = []
-        for extent in batch.images.shape[2:]:
-            start = int(rng.integers(extent)) - int(extent * side) // 2
-            spans.append(slice(max(0, start), max(0, start + int(extent * side))))
-        images = batch.images.clone()
-        box = images[:, :, spans[0], spans[1]]
-        box.copy_(batch.images.roll(1, 0)[:, :, spans[0], spans[1]])
-        share = 1 - box[0, 0].numel() / images[0, 0].numel()
-        return with_rows(replace(batch, images=images), torch.lerp(rows.roll(1, 0), rows, share))
-
-
-@dataclass(frozen=True)
-class LabelSmoothing:
-    """t' = (1 - epsilon) t + epsilon sum(t) / C (Szegedy et al. 2015, arXiv:1512.00567, section 7)."""
-
-    epsilon: float
-    num_classes: int
-
-    def __post_init__(self) -> None:
-        _check("the label smoothing", self.epsilon, 0, 1)
-
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        rows = class_rows(batch, self.num_classes, "label_smoothing")
-        return with_rows(batch, torch.lerp(rows, rows.mean(1, keepdim=True).expand_as(rows), self.epsilon))
-
-
-@dataclass(frozen=True, eq=False)
-class ClassWeights:
-    """t'_c = w_c t_c, with weights (C,). After LabelSmoothing, which would spread the weights over the classes."""
-
-    weights: Tensor
-
-    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        rows = class_rows(batch, len(self.weights), "class_weights")
-        return with_rows(batch, rows * self.weights.to(rows))
-
-
-def class_rows(batch: Batch, num_classes: int, name: str) -> Tensor:
-    """The labels of a batch as rows of class weights (B, C). Raises InputError where its targets are no labels."""
-    if not batch.targets or not isinstance(batch.targets[0], Label):
-        kind = _kind(batch.targets[0]) if batch.targets else "images without targets"
-        raise InputError(f"{name} has no effect on {kind}; it takes one label for each image")
-    return target_weights(batch.targets, torch.empty(0, num_classes, device=batch.images.device))
-
-
-def with_rows(batch: Batch, rows: Tensor) -> Batch:
-    """The batch with rows (B, C) as the class weights of its labels."""
-    targets = zip(batch.targets, rows, strict=True)
-    return replace(batch, targets=tuple(replace(target, scores=row) for target, row in targets))
-
-
-def _blend(image: Tensor, other: Tensor, factor: float) -> Tensor:
-    """factor * image + (1 - factor) * other, in uint8."""
-    return _to_uint8(torch.lerp(other.expand(image.shape), image.float(), factor))
-
-
-def _to_uint8(pixels: Tensor) -> Tensor:
-    return pixels.round().clamp(0, 255).to(torch.uint8)
-
-
-def _kind(target: Target | None) -> str:
-    return type(target).__name__.lower()
-
-
-def _check(what: str, value: float, low: float, high: float) -> None:
+def check_range(what: str, value: float, low: float, high: float) -> None:
+    """Raise InputError for a strength outside what makes sense."""
     if not low <= value <= high:
         raise InputError(f"{what} must lie between {low:g} and {high:g}, not {value}")

@@ -349,7 +349,7 @@ def multiplied(a: Field | None, b: Field | None, shape: Sequence[int]) -> Field:
 
 
 # Beginnings of the names of operations where an entry's origin depends on the data, or on an order that has no rule.
-BY_DATA = ("index", "unsafe_index", "gather", "scatter", "take", "put", "masked_s", "grid_sampler")
+BY_DATA = ("index", "unsafe_index", "gather", "scatter", "take", "put", "masked_s", "grid_sampler", "nonzero")
 BY_ORDER = ("sort", "argsort", "msort", "topk", "kthvalue", "flip", "as_strided", "fft", "renorm")
 # An entry sees all those along the dimension `dim`, or all those before it.
 MIXING = ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")

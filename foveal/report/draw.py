@@ -18,7 +18,7 @@ def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "
     # The object interface, without pyplot: no window, no state shared with a notebook's own figures.
     from matplotlib.figure import Figure
 
-    columns = min(len(images), max(4, math.ceil(math.sqrt(len(images)))))
+    columns = min(len(images), max(4, math.ceil(math.sqrt(2 * len(images)))))
     rows = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1.5 * columns, 1.75 * rows + (0.4 if title else 0)), dpi=150, layout="constrained")
     if title:

@@ -5,16 +5,13 @@ from typing import Any
 import torch
 
 from foveal.data.dataset import Dataset
+from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp
 from foveal.data.transforms import (
-    ClassWeights,
     ColorJitter,
-    CutMix,
     Cutout,
     External,
     Fit,
     HorizontalFlip,
-    LabelSmoothing,
-    MixUp,
     Pipeline,
     RandomResizedCrop,
     Shift,
@@ -32,7 +29,8 @@ def sample_pipeline(config: TrainConfig, system: System) -> Pipeline:
     steps: list[Any] = [External(function) for function in config.transforms]
     if config.crop_scale:
         steps.append(RandomResizedCrop(size, config.crop_scale, interpolation=system.preprocess.interpolation))
-    steps.append(Fit(system.preprocess))
+    else:
+        steps.append(Fit(system.preprocess))
     if config.shift:
         steps.append(Shift(config.shift))
     if config.flip:

@@ -42,6 +42,8 @@ def load_weights(system: System, path: str | PathLike[str]) -> None:
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
     system.load_state_dict(weights)
+    if layout != "foveal":
+        system.licence = f"that of the weights published by {layout}"
 
 
 def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

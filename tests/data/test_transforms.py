@@ -9,17 +9,14 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from foveal.data import transforms as t
+from foveal.data import color, transforms
+from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp
 from foveal.data.transforms import (
-    ClassWeights,
     ColorJitter,
-    CutMix,
     Cutout,
     External,
     Fit,
     HorizontalFlip,
-    LabelSmoothing,
-    MixUp,
     Pipeline,
     RandomResizedCrop,
     Resize,
@@ -106,7 +103,7 @@ def close(actual, expected, atol):
 @pytest.mark.parametrize("factor", [0.0, 0.3, 1.0, 1.7])
 @pytest.mark.parametrize("operation", ["brightness", "contrast", "saturation", "sharpness"])
 def test_blends_as_torchvision(operation, factor, name):
-    actual = getattr(t, f"adjust_{operation}")(IMAGES[name], factor)
+    actual = getattr(color, f"adjust_{operation}")(IMAGES[name], factor)
     # Its luminance is rounded down too, before it is blended.
     atol = 2 if operation in ("contrast", "saturation") else 1
     close(actual, getattr(oracle, f"adjust_{operation}")(IMAGES[name], factor), atol)
@@ -118,12 +115,12 @@ def test_blends_as_torchvision(operation, factor, name):
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.parametrize("turn", [-0.5, -0.21, 0.0, 0.07, 1 / 3, 0.5])
 def test_hue_as_torchvision(turn, name):
-    close(t.adjust_hue(IMAGES[name], turn), oracle.adjust_hue(IMAGES[name], turn), atol=1)
+    close(color.adjust_hue(IMAGES[name], turn), oracle.adjust_hue(IMAGES[name], turn), atol=1)
 
 
 def test_a_third_of_a_turn_moves_the_channels_round():
-    assert t.adjust_hue(noise(), 1 / 3).equal(noise().roll(1, 0))
-    assert t.adjust_hue(noise(), -1 / 3).equal(noise().roll(-1, 0))
+    assert color.adjust_hue(noise(), 1 / 3).equal(noise().roll(1, 0))
+    assert color.adjust_hue(noise(), -1 / 3).equal(noise().roll(-1, 0))
 
 
 @needs_torchvision
@@ -131,22 +128,22 @@ def test_a_third_of_a_turn_moves_the_channels_round():
 def test_histogram_operations_as_torchvision(name):
     image = IMAGES[name]
     for bits in range(1, 9):
-        assert t.posterize(image, bits).equal(oracle.posterize(image, bits))
+        assert color.posterize(image, bits).equal(oracle.posterize(image, bits))
     for threshold in (0.0, 1.0, 100.5, 255.0):
-        assert t.solarize(image, threshold).equal(oracle.solarize(image, threshold))
-    assert t.solarize(image, 256.0).equal(image)
-    assert t.equalize(image).equal(oracle.equalize(image))
-    close(t.autocontrast(image), oracle.autocontrast(image), atol=1)
+        assert color.solarize(image, threshold).equal(oracle.solarize(image, threshold))
+    assert color.solarize(image, 256.0).equal(image)
+    assert color.equalize(image).equal(oracle.equalize(image))
+    close(color.autocontrast(image), oracle.autocontrast(image), atol=1)
 
 
 def test_autocontrast_spans_the_range():
-    stretched = t.autocontrast(IMAGES["dark"])
+    stretched = color.autocontrast(IMAGES["dark"])
     assert stretched.amin((1, 2)).tolist() == [0] * 3
     assert stretched.amax((1, 2)).tolist() == [255] * 3
 
 
 def test_sharpness_of_images_without_an_inside():
-    assert t.adjust_sharpness(noise(2, 9), 0.0).equal(noise(2, 9))
+    assert color.adjust_sharpness(noise(2, 9), 0.0).equal(noise(2, 9))
 
 
 def test_colour_jitter_draws_within_its_amounts(monkeypatch):
@@ -161,7 +158,7 @@ def test_colour_jitter_draws_within_its_amounts(monkeypatch):
         return adjust
 
     for name in drawn:
-        monkeypatch.setattr(t, f"adjust_{name}", spy(name))
+        monkeypatch.setattr(transforms, f"adjust_{name}", spy(name))
     generator = rng()
     for _ in range(400):
         ColorJitter(0.4, 1.5, 0.2, 0.1)(sample(), generator)
@@ -189,24 +186,24 @@ def test_warp_as_torchvision(name):
     still = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0], "interpolation": bilinear}
 
     def compare(affine, **change):
-        close(t.warp_image(image, affine), oracle.affine(image, **(still | change)), atol=1)
+        close(transforms.warp_image(image, affine), oracle.affine(image, **(still | change)), atol=1)
 
     for degrees in (-135.0, -30.0, 7.0, 90.0):
-        compare(t.rotation(math.radians(degrees), HEIGHT, WIDTH), angle=degrees)
+        compare(transforms.rotation(math.radians(degrees), HEIGHT, WIDTH), angle=degrees)
     for amount in (-0.99, 0.4):
         degrees = math.degrees(math.atan(amount))
         # Its shear has the other sign, as its matrix goes from new positions to old ones.
-        compare(t.matrix(1, -amount, 0, 0, 1, 0), shear=[degrees, 0.0], center=[0, 0])
-        compare(t.matrix(1, 0, 0, -amount, 1, 0), shear=[0.0, degrees], center=[0, 0])
-    compare(t.matrix(1, 0, -9, 0, 1, 20), translate=[-9, 20])
+        compare(transforms.matrix(1, -amount, 0, 0, 1, 0), shear=[degrees, 0.0], center=[0, 0])
+        compare(transforms.matrix(1, 0, 0, -amount, 1, 0), shear=[0.0, degrees], center=[0, 0])
+    compare(transforms.matrix(1, 0, -9, 0, 1, 20), translate=[-9, 20])
 
 
 def test_warps_in_whole_pixels_are_exact():
     image = noise()
-    assert t.warp_image(image, t.matrix(-1, 0, WIDTH, 0, 1, 0)).equal(image.flip(2))
-    assert t.warp_image(image, t.matrix(1, 0, 5, 0, 1, -3)).equal(pad(image, (5, -5, -3, 3)))
+    assert transforms.warp_image(image, transforms.matrix(-1, 0, WIDTH, 0, 1, 0)).equal(image.flip(2))
+    assert transforms.warp_image(image, transforms.matrix(1, 0, 5, 0, 1, -3)).equal(pad(image, (5, -5, -3, 3)))
     square = noise(31, 31)
-    assert t.warp_image(square, t.rotation(math.pi / 2, 31, 31)).equal(square.rot90(-1, (1, 2)))
+    assert transforms.warp_image(square, transforms.rotation(math.pi / 2, 31, 31)).equal(square.rot90(-1, (1, 2)))
 
 
 def test_compose_applies_the_first_map_first():
@@ -214,7 +211,7 @@ def test_compose_applies_the_first_map_first():
     first, second = (torch.rand(2, 3, dtype=torch.float64) for _ in range(2))
     moved = points @ first[:, :2].T + first[:, 2]
     moved = moved @ second[:, :2].T + second[:, 2]
-    both = t.compose(second, first)
+    both = transforms.compose(second, first)
     assert (points @ both[:, :2].T + both[:, 2] - moved).abs().max() < 1e-14
 
 
@@ -335,8 +332,9 @@ def test_fit_is_what_the_system_does():
         fitted = Fit(preprocess)(sample(), rng())
         assert fitted.image.equal(preprocess.apply(noise()))
         assert fitted.affine.equal(preprocess.affine(HEIGHT, WIDTH))
-    start = sample(noise(20, 30))
-    assert Fit(Preprocess(size=(20, 30)))(start, rng()) is start
+    # Also where the image has the size already: what is learned from is what `predict` sees.
+    exact = noise(20, 30)
+    assert Fit(Preprocess(size=(20, 30)))(sample(exact), rng()).image.equal(Preprocess(size=(20, 30)).apply(exact))
 
 
 @needs_torchvision
@@ -421,7 +419,7 @@ def test_cutout_is_a_grey_square_within_the_image():
 def test_trivial_augment_has_the_wide_space():
     """Each operation at each strength is that of torchvision's TrivialAugmentWide, up to interpolation and rounding."""
     space = tv.TrivialAugmentWide()._AUGMENTATION_SPACE
-    assert len(t._MOVES) + len(t._COLOURS) == len(space)
+    assert len(transforms._MOVES) + len(transforms._COLOURS) == len(space)
     for index in (0, 7, 15, 30):
 
         def at(operation, index=index):
@@ -430,21 +428,21 @@ def test_trivial_augment_has_the_wide_space():
             return float(values[index])
 
         m = index / 30
-        shear_x, shear_y, shift_x, shift_y, turn = (move(m, HEIGHT, WIDTH) for move in t._MOVES)
+        shear_x, shear_y, shift_x, shift_y, turn = (move(m, HEIGHT, WIDTH) for move in transforms._MOVES)
         assert shear_x[0, 1] == pytest.approx(at("ShearX"), abs=1e-6)
         assert shear_y[1, 0] == pytest.approx(at("ShearY"), abs=1e-6)
         assert shift_x[0, 2] == pytest.approx(at("TranslateX"), abs=1e-5)
         assert shift_y[1, 2] == pytest.approx(at("TranslateY"), abs=1e-5)
         assert math.degrees(math.atan2(turn[1, 0], turn[0, 0])) == pytest.approx(at("Rotate"), abs=1e-4)
         image = noise()
-        same, bright, colour, contrast, sharp, poster, solar, auto, equal = (c(image, m) for c in t._COLOURS)
+        same, bright, colour, contrast, sharp, poster, solar, auto, equal = (c(image, m) for c in transforms._COLOURS)
         assert same.equal(image)
         close(bright, oracle.adjust_brightness(image, 1 + at("Brightness")), atol=1)
         close(colour, oracle.adjust_saturation(image, 1 + at("Color")), atol=1)
         close(contrast, oracle.adjust_contrast(image, 1 + at("Contrast")), atol=2)
         close(sharp, oracle.adjust_sharpness(image, 1 + at("Sharpness")), atol=1)
         assert poster.equal(oracle.posterize(image, int(at("Posterize"))))
-        assert solar.equal(t.solarize(image, 256 * (1 - m)))
+        assert solar.equal(color.solarize(image, 256 * (1 - m)))
         assert abs(256 * (1 - m) - 255 * at("Solarize")) <= 1
         close(auto, oracle.autocontrast(image), atol=1)
         assert equal.equal(oracle.equalize(image))
@@ -453,9 +451,13 @@ def test_trivial_augment_has_the_wide_space():
 def test_trivial_augment_draws_uniformly(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        t, "_MOVES", tuple(lambda m, h, w, k=k: drawn.append((k, m)) or torch.eye(2, 3).double() for k in range(5))
+        transforms,
+        "_MOVES",
+        tuple(lambda m, h, w, k=k: drawn.append((k, m)) or torch.eye(2, 3).double() for k in range(5)),
     )
-    monkeypatch.setattr(t, "_COLOURS", tuple(lambda image, m, k=k: drawn.append((k, m)) or image for k in range(5, 14)))
+    monkeypatch.setattr(
+        transforms, "_COLOURS", tuple(lambda image, m, k=k: drawn.append((k, m)) or image for k in range(5, 14))
+    )
     generator = rng()
     for _ in range(4000):
         TrivialAugment()(sample(noise(4, 4)), generator)
