@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import foveal
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.structures import to_float
+from foveal.system import Preprocess
 from foveal.train.augment import BatchAugment
 from foveal.train.config import resolve
 from foveal.train.loop import descend
@@ -94,7 +95,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
-    system = foveal.create("resnet18", image_size=SIZE)
+    system = foveal.create("resnet18", preprocess=Preprocess((SIZE, SIZE), crop=1.0))  # images stay as they are
     images = torch.randint(0, 256, (STEPS * BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
     labels = torch.randint(0, len(system.labels), (STEPS * BATCH,))
     ready = list(zip(to_float(images).split(BATCH), labels.split(BATCH), strict=True))

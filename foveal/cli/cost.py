@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from foveal.catalog import ENTRIES, create
 from foveal.cli.common import RunOrName, answer, find_system, parse
 
 
@@ -16,6 +17,8 @@ class Cost:
     """A system's name, or a run or checkpoint."""
     size: int | None = None
     """Height and width of the image in pixels; default the system's own."""
+    depth: int | None = None
+    """One line for each module of this depth: 1 gives stages, 2 blocks; default each layer."""
     json: bool = False
     """One JSON document on stdout."""
 
@@ -24,5 +27,9 @@ def run(words: list[str]) -> None:
     options = parse(Cost, "cost", words)
     from foveal.cost import cost
 
-    costs = cost(find_system(options.system, untrained=True), options.size)
-    answer({"system": options.system, **costs.json()}, options.json, costs.table())
+    if options.system in ENTRIES and options.size is not None:
+        system = create(options.system, image_size=options.size)  # some systems are built for one size
+    else:
+        system = find_system(options.system, untrained=True)
+    costs = cost(system, options.size)
+    answer({"system": options.system, **costs.json()}, options.json, costs.table(options.depth))

@@ -51,7 +51,7 @@ class Loader:
         self.waited = 0.0
         self._allowed = min(max(1, int(MAX_UNREADABLE * len(dataset))), len(dataset) - 1)
         self._fetch = _Fetch(dataset, pipeline, self._allowed, replace_unreadable=shuffle)
-        self._keys = _Keys(self)
+        self._keys = _Keys(len(dataset), self.batch_size, seed, shuffle)
         self._workers: DataLoader[Any] | None = None
         if workers:
             self._workers = DataLoader(
@@ -68,8 +68,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        whole, rest = divmod(len(self.dataset), self.batch_size)
-        return whole + (rest > 0 and not self.shuffle)
+        return self._keys.batches
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its `start`-th on, images uint8."""
@@ -102,20 +101,26 @@ class Loader:
 
 
 class _Keys:
-    """The (epoch, index) pairs of each batch, as the sampler that worker processes are fed from."""
+    """The (epoch, index) pairs of each batch from the `start`-th on: the sampler that worker processes are fed from.
 
-    def __init__(self, loader: Loader) -> None:
-        self.loader, self.number, self.start = loader, 0, 0
+    It does not know its Loader: a cycle would leave the workers to the garbage collector, which takes seconds for each.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool) -> None:
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.batches = count // batch_size if shuffle else -(-count // batch_size)
+        self.number, self.start = 0, 0
 
     def __len__(self) -> int:
-        return len(self.loader) - self.start
+        return self.batches - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        loader, number, count = self.loader, self.number, len(self.loader.dataset)
-        order = np.random.default_rng([loader.seed, number]).permutation(count) if loader.shuffle else range(count)
-        for batch in range(self.start, len(loader)):
-            rows = order[batch * loader.batch_size : (batch + 1) * loader.batch_size]
-            yield [(number, int(index)) for index in rows]
+        number, order = self.number, np.arange(self.count)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, number]).permutation(self.count)
+        for batch in range(self.start, self.batches):
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(number, index) for index in rows.tolist()]
 
 
 class _Fetch(MapDataset[Any]):

@@ -1,4 +1,4 @@
-"""Transforms of a float batch on any device that mix its images or reweight its labels, as rows of class weights (B, C)."""
+"""Transforms of a float batch, on any device: they mix images or reweight labels, as rows of class weights (B, C)."""
 
 import math
 from collections.abc import Callable

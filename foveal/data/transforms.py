@@ -1,8 +1,8 @@
 """What may be done to an image and its target on the way to a system.
 
-A transform takes a Sample, one uint8 image in a worker process, and draws its random numbers once, for the image and its
-target alike. One that moves pixels is an affine map of the plane; `Sample.moved` takes the target along, whatever its
-type. What is done to whole batches is in mixing.py.
+A transform takes a Sample, one uint8 image in a worker process, and draws its random numbers once, for image and target
+alike. One that moves pixels is an affine map of the plane; `Sample.moved` takes the target along, whatever its type.
+What is done to whole batches is in mixing.py.
 """
 
 import math
@@ -323,9 +323,7 @@ class External:
             raise InputError(f"the transform {name} returned {what}; it must return a uint8 tensor (3, height, width)")
         has_places = sample.target is not None and type(sample.target).warp is not Target.warp
         if has_places and image.shape != sample.image.shape:
-            raise InputError(
-                f"the transform {name} changes the image's size but cannot move its {type(sample.target).__name__.lower()}"
-            )
+            raise InputError(f"the transform {name} changes the image's size but cannot move the target")
         return replace(sample, image=image)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from foveal.cost import training_bytes
 from foveal.data.loader import Loader
 from foveal.structures import Batch
 from foveal.train.augment import BatchAugment
+from foveal.train.memory import training_bytes
 from foveal.train.screen import duration
 from foveal.train.state import State
 from foveal.train.step import step

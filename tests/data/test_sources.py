@@ -328,7 +328,7 @@ def test_bad_csv(images: Path, text: str | bytes, words: list[str]) -> None:
 
 def test_the_same_row_twice_is_the_same_image(images: Path) -> None:
     dataset = load_dataset(table(images, "\n".join([*LINES, LINES[1]])))
-    assert len({split for split in dataset.splits[[0, 11]]}) == 1
+    assert len(set(dataset.splits[[0, 11]])) == 1
 
 
 def test_a_csv_that_cannot_be_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,71 @@
+"""How much memory a training step takes."""
+
+import weakref
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from foveal.nn.trace import twin
+from foveal.structures import Batch
+from foveal.system import System
+
+
+def training_bytes(system: System, batch: Batch, *, moments: int = 2, ema: bool = False) -> dict[str, int]:
+    """Estimated peak memory, in bytes, of training on batches like this one: {"parameters": ..., ..., "total": ...}.
+
+    moments: tensors that the optimizer keeps for each parameter: SGD 0, with momentum 1, Adam 2.
+    ema:     an averaged copy of the system is kept.
+
+    "activations" is measured: what one forward pass of the loss, in training mode, saves for its gradient, of the
+    player that saves most; parameters and buffers are not among it. Within torch.autocast it is that of mixed
+    precision. The working memory of single operations comes on top. The system, its statistics and the random numbers
+    are left as they are. Raises InputError for a system without a loss.
+    """
+    batch = batch.to(system.device).float()
+    with (
+        torch.random.fork_rng([system.device] if system.device.type == "cuda" else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        # A loss may change statistics, so the copy has its own; nothing changes parameters without an optimizer.
+        copy = twin(system, lambda parameter: parameter, torch.clone).train()
+        fixed = {tensor.untyped_storage().data_ptr() for tensor in [*copy.parameters(), *copy.buffers()]}
+        activations = max(_saved_bytes(copy, batch, player, fixed) for player in copy.players)
+    parameters, buffers = _size_of(system.parameters()), _size_of(system.buffers())
+    gradients = _size_of(parameter for parameter in system.parameters() if parameter.requires_grad)
+    parts = {
+        "parameters": parameters,
+        "buffers": buffers,
+        "gradients": gradients,
+        "optimizer": moments * gradients,
+        "ema": (parameters + buffers) if ema else 0,
+        "activations": activations,
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+class _Saved:
+    """A tensor that waits for the backward pass."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # the tensor itself would hold the graph that holds it
+
+
+def _saved_bytes(system: System, batch: Batch, player: str, fixed: set[int]) -> int:
+    waiting: weakref.WeakSet[_Saved] = weakref.WeakSet()
+
+    def pack(tensor: Tensor) -> _Saved:
+        saved = _Saved(tensor)
+        waiting.add(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved.tensor):
+        terms = system.loss(batch, player)
+    storages = {s.data_ptr(): s.nbytes() for s in (saved.tensor.untyped_storage() for saved in waiting)}
+    del terms  # held the graph, and so the tensors, until here
+    return sum(size for place, size in storages.items() if place not in fixed)
+
+
+def _size_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,57 @@
+"""foveal list, foveal cost"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import foveal
+from tests.cli.conftest import Answer
+
+
+def test_list(works: Callable[..., Answer]) -> None:
+    lines = works("list").out.splitlines()
+    assert [line.split("\t") for line in lines] == [[name, "classify"] for name in foveal.names("classify")]
+
+
+def test_list_of_a_task(works: Callable[..., Answer]) -> None:
+    document = works("list", "--task", "classify", "--json").document()
+    assert {"name": "lenet", "task": "classify"} in document["systems"]
+    assert {system["task"] for system in document["systems"]} == {"classify"}
+
+
+def test_list_of_an_unknown_task(fails: Callable[..., str]) -> None:
+    assert "unknown task 'clasify'; did you mean classify" in fails("list", "--task", "clasify")
+
+
+def test_cost(works: Callable[..., Answer]) -> None:
+    text = works("cost", "lenet").out
+    assert "61,706" in text  # LeNet-5 for ten classes
+    document = works("cost", "lenet", "--json").document()
+    assert document["system"] == "lenet"
+    assert 61706 in document.values()
+
+
+def test_cost_at_another_size(works: Callable[..., Answer]) -> None:
+    small, large = (works("cost", "resnet_nano", "--size", size, "--json").document() for size in (16, 32))
+    assert small["params"] == large["params"]
+    assert small["macs"] < large["macs"]
+
+
+def test_cost_of_a_run(works: Callable[..., Answer], shared_run: Path) -> None:
+    parameters = sum(p.numel() for p in foveal.load(shared_run).parameters())
+    assert works("cost", shared_run, "--json").document()["params"] == parameters == 61111
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["resnet5O"], ["resnet5O is neither a run or checkpoint nor a system", "resnet50"]),
+        (["lenet", "--size", "0"], ["0 x 0"]),
+        (["lenet", "--size", "-3"], ["-3 x -3"]),
+        (["lenet", "--size", "8"], ["lenet does not take images of 8 x 8 pixels"]),
+    ],
+)
+def test_bad_cost(fails: Callable[..., str], words: list[str], told: list[str]) -> None:
+    line = fails("cost", *words)
+    assert all(word in line for word in told), line

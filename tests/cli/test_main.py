@@ -1,0 +1,136 @@
+"""The command as a whole: help, exit codes, pipes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import foveal
+from foveal.cli import VERBS, main
+from tests.cli.conftest import Answer
+
+
+def process(*words: str, **options: object) -> "subprocess.Popen[str]":
+    """The command in a process of its own, without a terminal."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
+    environment.pop("COLUMNS", None)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", "foveal", *words], env=environment, **{**pipes, **options})  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help(works: Callable[..., Answer], words: tuple[str, ...]) -> None:
+    text = works(*words).out
+    assert all(verb in text for verb in VERBS)
+    assert "foveal train resnet_nano --data digits" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(works: Callable[..., Answer], verb: str) -> None:
+    answer = works(verb, "--help")
+    assert f"Example: foveal {verb} " in answer.out
+    assert "--json" in answer.out
+    assert answer.err == ""
+
+
+def test_the_examples_of_the_help_are_right(works: Callable[..., Answer]) -> None:
+    # Each option and system that an example names is there.
+    for verb in VERBS:
+        text = works(verb, "--help").out
+        example = next(line for line in text.splitlines() if "Example: " in line).split()[3:]
+        options = {word for word in example if word.startswith("--")}
+        shown = works(verb, example[0], "--help").out if verb == "train" else text
+        assert all(option in shown for option in options), verb
+        if verb in ("train", "cost"):
+            assert example[0] in foveal.names()
+
+
+def test_help_of_a_system_shows_its_settings(works: Callable[..., Answer]) -> None:
+    text = " ".join(works("train", "lenet", "--help").out.split())
+    assert "--subsampling" in text
+    assert "--lr FLOAT Learning rate, the highest of the schedule. (default: 0.002)" in text.replace("│ ", "")
+    assert "--subsampling" not in works("train", "resnet_nano", "--help").out
+
+
+def test_version(works: Callable[..., Answer]) -> None:
+    assert works("--version").out == f"{foveal.__version__}\n"
+
+
+def test_unknown_verb(fails: Callable[..., str]) -> None:
+    assert "unknown verb 'trian'; did you mean train" in fails("trian", "lenet")
+
+
+def test_verbs_follow_each_other(works: Callable[..., Answer]) -> None:
+    first = works("list").out
+    works("cost", "lenet")
+    assert works("list").out == first
+
+
+def test_a_module_and_a_process_without_terminal() -> None:
+    command = process("list", "--json")
+    out, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (0, "")
+    assert [system["name"] for system in json.loads(out)["systems"]] == foveal.names()
+
+
+def test_a_reader_that_has_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = process("list", stdout=writing)
+    os.close(writing)
+    _, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full device")
+def test_an_answer_that_cannot_be_written() -> None:
+    with open("/dev/full", "w") as full:
+        command = process("list", stdout=full)
+        _, err = command.communicate(timeout=60)
+    assert (command.returncode, err) == (2, "foveal: [Errno 28] No space left on device\n")
+
+
+def test_no_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["list"]) == 0
+
+
+def test_what_the_system_refuses_is_one_line(fails: Callable[..., str]) -> None:
+    name = "a" * 300
+    assert f"{name}: File name too long" in fails("cost", name)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["cost"], ["RUN|NAME", "required"]),
+        (["cost", "lenet", "--sizes", "3"], ["--sizes", "did you mean --size?"]),
+        (["cost", "lenet", "--size", "x"], ["--size", "'x'"]),
+        (["cost", "lenet", "--size"], ["--size", "issing"]),
+        (["list", "extra"], ["extra"]),
+        (["evaluate", "lenet"], ["--data"]),
+        (["train"], ["NAME", "--data"]),
+        (["train", "lenet"], ["--data", "foveal train lenet --help"]),
+        (["train", "lenet", "--data", "digits", "--epohcs", "3"], ["--epohcs", "did you mean --epochs?"]),
+        (["train", "lenet", "--data", "digits", "--epochs", "1.5"], ["--epochs", "'1.5'"]),
+        (["train", "lenet", "--data", "digits", "--optimizer", "addam"], ["--optimizer", "'addam'", "adamw"]),
+        (["train", "lenet", "--data", "digits", "--subsampling", "max"], ["--subsampling", "'max'", "trainable"]),
+        (["train", "linear_svm", "--data", "digits", "--subsampling", "average"], ["--subsampling"]),
+        (["train", "lenet", "linear_svm", "--data", "digits"], ["linear_svm"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_words_that_do_not_fit(
+    fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch, words: list[str], told: list[str], encoding: str
+) -> None:
+    # The encoding of the output decides how tyro draws the box that the line is taken from.
+    monkeypatch.setattr(type(sys.stdout), "encoding", encoding, raising=False)
+    line = fails(*words)
+    for word in told:
+        assert word in line
+    assert not set("│─╭╰") & set(line)
+    assert "---" not in line
