@@ -165,6 +165,21 @@ class System(nn.Module):
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")
 
+    @property
+    def explained_layer(self) -> str:
+        """Name of the module whose output methods of explanation look at where the user names none."""
+        raise self._cannot("be explained by the activations of a layer")
+
+    def as_map(self, activation: Tensor) -> Tensor:
+        """A module's output as a map (B, C, H, W) over the image; here it is one already."""
+        if activation.ndim != 4:
+            raise self._cannot(f"lay an activation of shape {tuple(activation.shape)} out on the image")
+        return activation
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
+        """Why weights under this system's names are not its own, where it knows better than names and shapes tell."""
+        return None
+
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
         return {}

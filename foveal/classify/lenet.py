@@ -85,6 +85,10 @@ class LeNet(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.stage2(self.stage1(self.normalize(images))).flatten(1))
 
+    @property
+    def explained_layer(self) -> str:
+        return "stage2"
+
 
 GREY = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5,), std=(0.5,), grey=True)
 

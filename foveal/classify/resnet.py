@@ -213,6 +213,11 @@ class ResNet(Classifier):
         x = self.pool(self.activate(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(x))
 
+    @property
+    def explained_layer(self) -> str:
+        # What the classifier averages: with preactivation the last stage's sum, normalised.
+        return "activate" if self.spec.preactivation else f"stage{len(self.spec.depths)}"
+
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """The filters of the first convolution; mid-grey is zero, each with its own scale."""
         weight = self.stem.get_parameter("conv.weight").detach().float()  # (width, 3, k, k)

@@ -80,8 +80,8 @@ class Loader:
             self.waited += time.perf_counter() - before
             if fetched is None:
                 return
-            if isinstance(fetched, InputError):
-                raise fetched
+            if isinstance(fetched, str):
+                raise InputError(fetched)
             batch, unreadable = fetched
             self._note(unreadable)
             if batch is not None:
@@ -136,14 +136,15 @@ class _Fetch(MapDataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]] | InputError:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]] | str:
+        """The batch and what could not be read; or the text of an InputError, since torch makes a traceback of one."""
         unreadable: dict[str, str] = {}
         try:
             found = [self._sample(epoch, index, unreadable) for epoch, index in keys]
             samples = [sample for sample in found if sample is not None]
             return (_collate(samples) if samples else None), unreadable
         except InputError as error:
-            return error  # torch hides what a worker raises in a traceback; what it returns arrives as it is
+            return str(error)
 
     def _sample(self, epoch: int, index: int, unreadable: dict[str, str]) -> Sample | None:
         """The sample, or the one in its place; None where there is none, or so many failed that the run ends here."""

@@ -90,8 +90,10 @@ class TrainConfig:
     transforms: tuple[Callable[..., Any], ...] = ()
     """Your own, before the others: any callable from a (3, H, W) uint8 tensor to one."""
 
-    precision: Literal["float32", "bfloat16", "float16"] = UNSET
-    """Of the products in a step; weights stay float32."""
+    plan: str = UNSET
+    """How a step is run: auto measures and takes the fastest; eager is the plain way; channels_last, compile."""
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = UNSET
+    """Of the products in a step; weights stay float32. auto lets the plan choose bfloat16."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     workers: int | None = None
@@ -124,6 +126,7 @@ DEFAULTS: dict[str, Any] = {
     "cutout": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
+    "plan": "auto",
     "precision": "float32",
     "save_minutes": 10.0,
     "track": "none",
@@ -235,6 +238,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": tuple(OPTIMIZER_DEFAULTS),
     "schedule": Schedule.__args__,  # type: ignore[attr-defined]
     "class_weights": ("none", "balanced"),
-    "precision": ("float32", "bfloat16", "float16"),
+    "precision": ("float32", "bfloat16", "float16", "auto"),
     "track": ("none", "tensorboard"),
 }

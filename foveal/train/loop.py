@@ -15,6 +15,7 @@ from foveal.train.augment import BatchAugment
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.evaluate import evaluation_loader, measure
 from foveal.train.optim import schedule
+from foveal.train.plan import Plan
 from foveal.train.prepare import best_device, training_loader, training_splits
 from foveal.train.preview import preview
 from foveal.train.run import Run
@@ -57,7 +58,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             learn(state, loader, augment, run, screen, meter, stop)
             record: dict[str, Any] = {"event": "epoch", "train": state.progress.means(), "lr": state.learning_rate()}
             record |= meter.read()
-            with state.averaged():
+            with state.averaged(), state.plan.evaluating():
                 figures = measure(system, val_loader) if val_loader else None
                 record["val"] = figures.compute() if figures else {}
                 record["best"] = state.progress.close_epoch(figures)
@@ -70,6 +71,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             screen.epoch(record)
             if stop.requested and state.progress.epoch < config.epochs:
                 raise run.interrupt()
+        Plan().apply(system)
         run.finish(loader.unreadable)
     return run
 
@@ -83,7 +85,7 @@ def descend(
     while group := list(itertools.islice(batches, config.accumulate)):
         rng = np.random.default_rng([config.seed, progress.epoch, progress.batch])
         try:
-            terms = step(state, [augment(batch.to(system.device).float(), rng) for batch in group])
+            terms = step(state, [augment(state.plan.batch(batch, system.device), rng) for batch in group])
         except NonFinite as error:
             raise run.dump(error, progress, group, loader.dataset) from None
         progress.add(terms, len(group))

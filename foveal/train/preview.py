@@ -10,11 +10,14 @@ from foveal.data.loader import Loader
 from foveal.structures import Batch
 from foveal.train.augment import BatchAugment
 from foveal.train.memory import training_bytes
+from foveal.train.plan import Plan, choose
 from foveal.train.screen import duration
 from foveal.train.state import State
-from foveal.train.step import step
+from foveal.train.step import NonFinite, step
 
 TIMED_STEPS = 3
+# How many tensors an optimizer keeps for each parameter; L-BFGS a history of 100 pairs.
+OPTIMIZER_TENSORS = {"sgd": 1, "adagrad": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lbfgs": 200}
 
 
 def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loader | None) -> list[str]:
@@ -27,9 +30,25 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     first = next(loader.epoch(), None)
     if not state.optimizers or first is None:
         return lines
-    batch = augment(first.to(system.device).float(), np.random.default_rng(config.seed))
-    seconds, moments = measure_step(state, [batch] * config.accumulate)
-    memory = training_bytes(system, batch, moments=moments, ema=config.ema is not None)["total"]
+
+    def measure(plan: Plan) -> float:
+        state.follow(plan)
+        batch = augment(plan.batch(first, system.device), np.random.default_rng(config.seed))
+        return measure_step(state, [batch] * config.accumulate)
+
+    steps = config.epochs * len(loader) // config.accumulate
+    try:
+        plan, times = choose(config, measure, steps)
+    except NonFinite:  # the run will meet it again, and say where
+        return lines
+    state.follow(plan)
+    if len(times) > 1:
+        measured = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())
+        lines.append(f"plan: {plan}, the fastest of {measured} a step")
+    batch, seconds = first.to(system.device).float(), times[str(plan)]
+    kept = OPTIMIZER_TENSORS[config.optimizer]
+    with plan.evaluating(), plan.autocast(system.device):
+        memory = training_bytes(system, batch, moments=kept, ema=config.ema is not None)["total"]
     # An image that is only looked at takes about a third of the time of one that is learned from.
     per_image = seconds / (len(batch) * config.accumulate)
     whole = config.epochs * per_image * (len(loader) * len(batch) + val_images / 3)
@@ -40,30 +59,22 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     return lines
 
 
-def measure_step(state: State, batches: Sequence[Batch]) -> tuple[float, int]:
-    """(seconds of one step, tensors that the optimizer keeps for each parameter), from steps that are then undone."""
+def measure_step(state: State, batches: Sequence[Batch]) -> float:
+    """Seconds of one step, from a few that are then undone."""
     system = state.system.train()
     weights = {name: value.detach().clone() for name, value in system.state_dict().items()}
     record, tensors = state.capture()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     times = []
-    for _ in range(TIMED_STEPS):
-        started = time.perf_counter()
-        step(state, batches)
-        if system.device.type == "cuda":
-            torch.cuda.synchronize(system.device)
-        times.append(time.perf_counter() - started)
-    kept = sum(t.numel() for o in state.optimizers.values() for t in _tensors(o.state_dict()["state"]))
-    parameters = sum(parameter.numel() for parameter in system.parameters() if parameter.requires_grad)
-    system.zero_grad()
-    system.load_state_dict(weights)
-    state.restore(record, tensors)
-    return min(times), round(kept / parameters)
-
-
-def _tensors(tree: object) -> list[torch.Tensor]:
-    if isinstance(tree, dict):
-        return [tensor for value in tree.values() for tensor in _tensors(value)]
-    if isinstance(tree, list):
-        return [tensor for value in tree for tensor in _tensors(value)]
-    return [tree] if isinstance(tree, torch.Tensor) else []
+    try:
+        for _ in range(TIMED_STEPS + 1):  # the first one warms up
+            started = time.perf_counter()
+            step(state, batches)
+            if system.device.type == "cuda":
+                torch.cuda.synchronize(system.device)
+            times.append(time.perf_counter() - started)
+    finally:
+        system.zero_grad()
+        system.load_state_dict(weights)
+        state.restore(record, tensors)
+    return min(times[1:])

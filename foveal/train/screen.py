@@ -56,11 +56,11 @@ class Screen:
         self.drawn = now
         speed, batches = meter.read(), len(meter.loader)
         left = ((self.config.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
-        bar = "━" * round(20 * progress.batch / batches)
-        line = Text(f"epoch {progress.epoch + 1}/{self.config.epochs} ", "bold").append(f"{bar:<20}", "not bold cyan")
+        bar = "━" * round(10 * progress.batch / batches)
+        line = Text(f"epoch {progress.epoch + 1}/{self.config.epochs} ", "bold").append(f"{bar:<10}", "not bold cyan")
         line.append(
-            f"  {numbers(progress.means())}  {speed['images_per_second']:,.0f} images/s  "
-            f"{duration(left / speed['images_per_second'])} left  waiting for data {speed['waiting']:.0%}",
+            f" {duration(left / speed['images_per_second'])} left  {speed['images_per_second']:,.0f} images/s  "
+            f"{speed['waiting']:.0%} waiting for data  {numbers(progress.means())}",
             "not bold",
         )
         self.live.update(line, refresh=True)

@@ -13,6 +13,7 @@ from foveal.system import System
 from foveal.train.checkpoint import flatten, unflatten
 from foveal.train.config import TrainConfig
 from foveal.train.optim import build_optimizer
+from foveal.train.plan import Plan
 
 
 @dataclass
@@ -60,21 +61,25 @@ class Progress:
 
 
 class State:
-    """A system with its optimizers, loss scale, averaged weights and progress."""
+    """A system with its optimizers, loss scale, averaged weights, plan and progress."""
 
     def __init__(self, system: System, config: TrainConfig, schedule: Callable[[int], float]) -> None:
         self.system, self.config = system, config
-        self.progress = Progress()
+        self.progress, self.plan = Progress(), Plan.of(config)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, torch.optim.lr_scheduler.LambdaLR] = {}
         for name, player in system.players.items():
             self.optimizers[name] = build_optimizer(player, config)
             self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
-        scaled = config.precision == "float16"
-        self.scaler = torch.amp.GradScaler(system.device.type, enabled=scaled)
+        self.scaler = torch.amp.GradScaler(system.device.type, enabled=self.plan.precision == "float16")
         self.average: dict[str, Tensor] | None = None
         if config.ema is not None:
             self.average = {name: value.detach().clone() for name, value in _floats(system)}
+
+    def follow(self, plan: Plan) -> None:
+        """Run the steps from now on by this plan."""
+        self.plan = plan
+        plan.apply(self.system)
 
     def learning_rate(self) -> float | None:
         """Of the next step; None where nothing is optimised."""
@@ -104,6 +109,7 @@ class State:
         tensors: dict[str, Tensor] = {}
         device = self.system.device
         tree = {
+            "plan": vars(self.plan).copy(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict(),
@@ -118,10 +124,15 @@ class State:
     def restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Bring back what `capture` gave; the weights are brought back by themselves."""
         tree = unflatten(record["tree"], tensors)
+        self.follow(Plan(**tree["plan"]))
         self.progress = Progress(**record["progress"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tree["optimizers"][name])
             self.schedules[name].load_state_dict(tree["schedules"][name])
+            for parameter, kept in optimizer.state.items():
+                for key, value in kept.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:  # laid out like the parameter
+                        kept[key] = torch.empty_like(parameter).copy_(value)
         self.scaler.load_state_dict(tree["scaler"])
         if self.average is not None:
             self.average = {name: tree["average"][name].to(value) for name, value in self.average.items()}

@@ -35,11 +35,10 @@ def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:
 def gradient(state: State, name: str, batches: Sequence[Batch], means: dict[str, float]) -> Tensor:
     """Leave the mean gradient of a player's loss in its parameters, note the terms in `means`; the loss."""
     system, config, player = state.system, state.config, state.system.players[name]
-    half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(config.precision)
     system.zero_grad()
     sums: dict[str, Tensor] = {}
     for batch in batches:
-        with torch.autocast(system.device.type, half, enabled=half is not None):
+        with state.plan.autocast(system.device):
             terms = {**system.loss(batch, name), **penalty(player, config)}
         total = torch.stack([term.float() for term in terms.values()]).sum()
         state.scaler.scale(total / len(batches)).backward()

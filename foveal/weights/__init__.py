@@ -114,6 +114,8 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     typed = [name for name in common if own[name].is_floating_point() and not weights[name].is_floating_point()]
     if not [name for name in common if not name.endswith("num_batches_tracked")]:
         return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {_few(left_over)}"
+    if known := system.misfit(weights):
+        return known
     pairs = [(own[name].shape, weights[name].shape) for name in shaped]
     rows = len(system.labels)
     of_classes = [len(a) == len(b) and a[:1] == (rows,) and a[1:] == b[1:] for a, b in pairs]

@@ -25,8 +25,21 @@ RESNET = (
     Rule(r"head\.fc\.", "classifier."),
 )
 
+VIT = (
+    Rule(r"cls_token$", "class_token"),
+    Rule(r"patch_embed\.proj\.", "patch_embedding."),
+    Rule(r"pos_embed$", "position_embedding"),
+    Rule(r"blocks\.(\d+)\.(?=norm|mlp)", r"blocks.\1."),
+    Rule(r"blocks\.(\d+)\.attn\.qkv\.", r"blocks.\1.attention.qkv."),
+    Rule(r"blocks\.(\d+)\.attn\.proj\.", r"blocks.\1.attention.out."),
+    Rule(r"norm\.", "norm."),
+    Rule(r"fc_norm\.", "mean_norm."),
+    Rule(r"head\.", "classifier."),
+)
+
 FAMILIES = {
     "ResNet": RESNET,
+    "ViT": VIT,
 }
 
 

@@ -16,8 +16,24 @@ RESNET = (
     Rule(r"fc\.", "classifier."),
 )
 
+LAYER = r"encoder\.layers\.encoder_layer_(\d+)\."
+
+VIT = (
+    Rule(r"class_token$", "class_token"),
+    Rule(r"conv_proj\.", "patch_embedding."),
+    Rule(r"encoder\.pos_embedding$", "position_embedding"),
+    Rule(LAYER + r"ln_(\d)\.", r"blocks.\1.norm\2."),
+    Rule(LAYER + r"self_attention\.in_proj_", r"blocks.\1.attention.qkv."),
+    Rule(LAYER + r"self_attention\.out_proj\.", r"blocks.\1.attention.out."),
+    Rule(LAYER + r"mlp\.(?:0|linear_1)\.", r"blocks.\1.mlp.fc1."),  # files from before 2022 have the word
+    Rule(LAYER + r"mlp\.(?:3|linear_2)\.", r"blocks.\1.mlp.fc2."),
+    Rule(r"encoder\.ln\.", "norm."),
+    Rule(r"heads\.head\.", "classifier."),
+)
+
 FAMILIES = {
     "ResNet": RESNET,
+    "ViT": VIT,
 }
 
 

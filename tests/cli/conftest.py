@@ -99,8 +99,8 @@ def images(shared_images: Path, tmp_path: Path) -> Path:
 def shared_run(shared_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test changes."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    command = ["train", "lenet", "--data", shared_images, "--out", run, "--epochs", "4", "--batch-size", "8", "--quiet"]
-    assert main([str(word) for word in command]) == 0
+    settings = ["--epochs", "4", "--batch-size", "8", "--workers", "0", "--quiet"]
+    assert main(["train", "lenet", "--data", str(shared_images), "--out", str(run), *settings]) == 0
     return run
 
 

@@ -114,7 +114,8 @@ def test_mixing_and_smoothing_reach_the_loss() -> None:
     mixed = BatchAugment(config, data)(batch, np.random.default_rng(0))
     assert not torch.equal(mixed.images, batch.images)
     assert (mixed.targets[0].scores > 0).all()
-    assert float(system.loss(mixed)["class"]) != pytest.approx(float(system.loss(batch)["class"]), rel=1e-3)
+    losses = [system.loss(shown)["class"].item() for shown in (mixed, batch)]
+    assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_preview_leaves_no_trace() -> None:
@@ -125,9 +126,7 @@ def test_preview_leaves_no_trace() -> None:
     record, tensors = state.capture()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     weights = {name: value.clone() for name, value in system.state_dict().items()}
-    seconds, moments = measure_step(state, batches(system, 16, 1))
-    assert seconds > 0
-    assert moments == 2
+    assert measure_step(state, batches(system, 16, 1)) > 0
     after, later = state.capture()
     assert after == record
     assert all(torch.equal(value, later[name]) for name, value in tensors.items())
@@ -186,7 +185,7 @@ def test_non_finite_loss_keeps_the_weights_and_the_batch(tmp_path: Path) -> None
 
     system = Breaks(build().spec)
     with pytest.raises(foveal.InputError, match=r"loss of the system is nan in epoch 2, step \d+; .*nonfinite"):
-        run(tmp_path, system, epochs=5)
+        run(tmp_path, system, epochs=5, plan="eager")
     directory = tmp_path / "run"
     assert json.loads((directory / "run.json").read_text())["status"] == "failed"
     dumped = checkpoint.read(directory / "nonfinite.safetensors")

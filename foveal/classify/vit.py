@@ -1,0 +1,175 @@
+"""The Vision Transformer: Dosovitskiy et al. 2020, "An image is worth 16x16 words", arXiv:2010.11929.
+
+The image is cut into square patches, each becomes a token by one linear map, and a plain transformer encoder does the
+rest. Nothing tells it what lies beside what, but for one learned vector for each place:
+
+    z_0 = [class token; patches E] + positions        equation 1 of the paper
+    z_l = block_l(z_{l-1}), l = 1 ... depth           equations 2 and 3: foveal/nn/attention.py
+    y = norm(z_depth of the class token)              equation 4; then one linear map to class scores
+
+The small sizes are those of DeiT (Touvron et al. 2020, arXiv:2012.12877). With `pool="mean"` there is no class token,
+and y = norm(mean of z_depth), as in Zhai et al. 2021, arXiv:2106.04560, and Beyer et al. 2022, arXiv:2205.01580.
+
+Departs from the paper: the classifier is linear from the start (in the paper's pre-training it has a hidden layer) and
+its weights do not start at zero, GELU is exact, and stochastic depth can be added, as users of it do.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isqrt
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from foveal.classify.classifier import Classifier
+from foveal.classify.labels import DIGITS, IMAGENET_1K
+from foveal.errors import InputError
+from foveal.nn.attention import EncoderBlock
+from foveal.nn.stochastic_depth import linear_rule
+from foveal.system import Preprocess, Spec
+
+
+@dataclass(frozen=True)
+class ViTSpec(Spec):
+    """
+    patch:            side of a patch in pixels, of which the image's height and width are multiples.
+    width:            channels of a token.
+    depth:            number of blocks.
+    heads:            of the attention in each block, by which the width is divided.
+    mlp_ratio:        width in the middle of each block's mlp, as a multiple of `width`.
+    pool:             what the classifier reads: "token", the class token, or "mean", the average of the patches.
+    dropout:          probability, of the embedded patches and after each matrix but those of q, k and v.
+    stochastic_depth: drop probability of the last block's branches, growing linearly from the first.
+    """
+
+    patch: int = 16
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    pool: Literal["token", "mean"] = "token"
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.patch, self.width, self.depth, self.heads, self.mlp_ratio * self.width) < 1:
+            raise InputError("patch, width, depth, heads and the width of the mlp must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        below = [side // self.patch * self.patch for side in self.preprocess.size]
+        above = [-(-side // self.patch) * self.patch for side in self.preprocess.size]
+        if below != above:
+            near = [f"{height} x {width}" for height, width in (below, above) if min(height, width) > 0]
+            raise InputError(
+                f"images of {self.preprocess.size[0]} x {self.preprocess.size[1]} pixels cannot be cut into patches of "
+                f"{self.patch} x {self.patch}; set image_size to {' or '.join(near)}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.preprocess.size[0] // self.patch, self.preprocess.size[1] // self.patch
+
+
+class ViT(Classifier):
+    """Images are (B, 3, H, W) of the one size in `preprocess`, whose places the positions are."""
+
+    spec: ViTSpec
+
+    def __init__(self, spec: ViTSpec) -> None:
+        super().__init__(spec)
+        self.patch_embedding = nn.Conv2d(spec.preprocess.channels, spec.width, spec.patch, spec.patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, spec.width)) if spec.pool == "token" else None
+        count = spec.grid[0] * spec.grid[1] + (spec.pool == "token")
+        self.position_embedding = nn.Parameter(torch.empty(1, count, spec.width))
+        self.dropout = nn.Dropout(spec.dropout)
+        hidden = int(spec.mlp_ratio * spec.width)
+        drops = linear_rule(spec.stochastic_depth, spec.depth)
+        self.blocks = nn.Sequential(
+            *(EncoderBlock(spec.width, spec.heads, hidden, dropout=spec.dropout, stochastic_depth=p) for p in drops)
+        )
+        # Two names, since published networks that average normalised tokens would fit one name, and be wrong.
+        if spec.pool == "token":
+            self.norm = nn.LayerNorm(spec.width, 1e-6)
+        else:
+            self.mean_norm = nn.LayerNorm(spec.width, 1e-6)
+        self.classifier = nn.Linear(spec.width, len(spec.labels))
+        # Normalised pixels keep their variance, positions begin faint beside them.
+        nn.init.trunc_normal_(self.patch_embedding.weight, std=self.patch_embedding.weight[0].numel() ** -0.5)
+        nn.init.trunc_normal_(self.position_embedding, std=0.02)
+        nn.init.trunc_normal_(self.classifier.weight, std=0.02)
+        for layer in (self.patch_embedding, self.classifier):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[2:] != self.preprocess.size:
+            height, width = images.shape[2:]
+            raise InputError(
+                f"{self.name or 'vit'} takes images of {self.preprocess.size[0]} x {self.preprocess.size[1]} pixels, "
+                f"not {height} x {width}; foveal.create makes one for another size with image_size=..."
+            )
+        x = self.patch_embedding(self.normalize(images))  # (B, width, h, w), h = H / patch, w = W / patch
+        x = x.flatten(2).transpose(1, 2)  # (B, h w, width), row by row
+        if self.class_token is not None:
+            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)  # (B, 1 + h w, width)
+        x = self.blocks(self.dropout(x + self.position_embedding))
+        y = self.mean_norm(x.mean(1)) if self.class_token is None else self.norm(x[:, 0])  # (B, width)
+        return self.classifier(y)
+
+    @property
+    def explained_layer(self) -> str:
+        # What the last attention reads: after it, the class token alone is read, and patches no longer matter.
+        return f"blocks.{self.spec.depth - 1}.norm1"
+
+    def as_map(self, activation: Tensor) -> Tensor:
+        """Tokens (B, 1 + h w, C) or (B, h w, C) -> (B, C, h, w), the class token left out."""
+        height, width = self.spec.grid
+        if activation.ndim != 3 or activation.shape[1] not in (height * width, self.position_embedding.shape[1]):
+            return super().as_map(activation)
+        return activation[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+
+    def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
+        positions, kernel = weights.get("position_embedding"), weights.get("patch_embedding.weight")
+        if positions is None or positions.ndim != 3 or kernel is None:
+            return None
+        count = positions.shape[1] - ("class_token" in weights)
+        (height, width), side = self.spec.grid, isqrt(max(0, count))
+        if kernel.shape != self.patch_embedding.weight.shape or count == height * width or side * side != count:
+            return None
+        return (
+            f"its positions are those of {side} x {side} patches, the system's of {height} x {width}; "
+            f"create it with image_size={side * self.spec.patch}"
+        )
+
+
+HALVES = Preprocess(crop=0.9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
+# Table 3 of the paper for ImageNet, with the rate of its batches of 4096 brought down to ours by the square root.
+RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.3, "clip": 1.0, "warmup": 0.5}
+RECIPE |= {"crop_scale": (0.08, 1.0), "flip": True, "label_smoothing": 0.1}
+
+VIT_B_16 = ViTSpec(IMAGENET_1K, Preprocess(), RECIPE)
+VIT_L_16 = replace(VIT_B_16, preprocess=Preprocess(crop=224 / 242), width=1024, depth=24, heads=16)
+VIT_T_16 = replace(VIT_B_16, preprocess=HALVES, width=192, heads=3)
+VIT_S_16 = replace(VIT_T_16, width=384, heads=6)
+
+VARIANTS = {
+    "vit_b_16": VIT_B_16,
+    "vit_b_32": replace(VIT_B_16, patch=32),
+    "vit_l_16": VIT_L_16,
+    "vit_l_32": replace(VIT_L_16, preprocess=Preprocess(), patch=32),
+    "vit_t_16": VIT_T_16,
+    "vit_s_16": VIT_S_16,
+    "vit_s_32": replace(VIT_S_16, patch=32),
+    "vit_nano": ViTSpec(
+        DIGITS,
+        Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),
+        {"epochs": 40, "lr": 0.001, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
+        patch=4,
+        width=64,
+        depth=4,
+        heads=4,
+        mlp_ratio=2.0,
+    ),
+}

@@ -1,0 +1,96 @@
+"""Attention and the encoder block of transformers: Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762.
+
+Tokens are (B, T, width): T vectors an image. All tokens take from all others what suits their query, then each is
+changed by itself. In the block, normalisation stands before each branch ("pre-norm", Wang et al. 2019,
+arXiv:1906.01787), where the 2017 paper has it after the sum: deep stacks then learn without special care.
+"""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from foveal.errors import InputError
+from foveal.nn.stochastic_depth import StochasticDepth
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v for each of `heads` slices of d = width / heads channels, side by side.
+
+    q:    (B, T, width), what is asked for.
+    k, v: (B, S, width), where it is found, and what is found there.
+    bias: anything that broadcasts to (B, heads, T, S); -inf where a query must not look.
+
+    Returns (B, T, width).
+    """
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, T or S, d)
+    return scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """y = attend(x W_q, x W_k, x W_v) W_o, each matrix with a bias. (B, T, width) -> (B, T, width).
+
+    qkv: the first three as one matrix, whose outputs are those of q, k and v in this order.
+
+    Raises InputError where the heads cannot share the width.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise InputError(f"the width must be a multiple of the number of heads, not {width} for {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        for matrix in (*self.qkv.weight.chunk(3), self.out.weight):
+            nn.init.xavier_uniform_(matrix)
+        for linear in (self.qkv, self.out):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, 2)
+        return self.out(attend(q, k, v, self.heads, bias))
+
+
+def mlp(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
+    """gelu(x W_1) W_2, each matrix with a bias and followed by dropout. (..., width) -> (..., width)."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers |= {"fc1": nn.Linear(width, hidden), "gelu": nn.GELU(), "drop1": nn.Dropout(dropout)}
+    layers |= {"fc2": nn.Linear(hidden, width), "drop2": nn.Dropout(dropout)}
+    for layer in layers.values():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers)
+
+
+class EncoderBlock(nn.Module):
+    """x' = x + attention(norm1(x)), y = x' + mlp(norm2(x')). (B, T, width) -> (B, T, width).
+
+    hidden:           width in the middle of the mlp.
+    dropout:          probability, after each matrix but those of q, k and v.
+    stochastic_depth: drop probability of each of the two branches.
+    eps:              added to the variance in the norms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        eps: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps)
+        self.attention = SelfAttention(width, heads)
+        self.dropout = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(width, eps)
+        self.mlp = mlp(width, hidden, dropout)
+        self.drop = StochasticDepth(stochastic_depth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop(self.dropout(self.attention(self.norm1(x))))
+        return x + self.drop(self.mlp(self.norm2(x)))

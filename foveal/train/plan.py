@@ -1,0 +1,116 @@
+"""How a step is run: memory layout, precision of the products, compiled or not. `auto` measures and takes the fastest.
+
+Which way is fastest depends on the network, the size of its maps and the machine, by factors of three in either
+direction; so it is measured on the very batch that training begins with, never assumed.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+
+from foveal.errors import InputError, nearest
+from foveal.structures import Batch
+from foveal.system import System
+from foveal.train.config import TrainConfig
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Compiling takes about a minute, and cannot pay for itself in a run that is shorter than this.
+WORTH_COMPILING = 600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run a step.
+
+    channels_last: images, maps and kernels lie in memory with their channels together.
+    precision:     of the products: "float32", or autocast to "bfloat16" or "float16"; weights stay float32.
+    compile:       torch.compile of each player.
+    """
+
+    channels_last: bool = False
+    precision: str = "float32"
+    compile: bool = False
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """The plan that the settings name; where they leave a choice, its plain side."""
+        words = [] if config.plan == "auto" else config.plan.split("+")
+        for word in words:
+            if word not in ("eager", "channels_last", "compile"):
+                raise InputError(
+                    f"unknown plan {word!r}{nearest(word, ('auto', 'eager', 'channels_last', 'compile'))}; "
+                    "parts are joined by +, as in channels_last+compile"
+                )
+        if "eager" in words and "compile" in words:
+            raise InputError("a plan is eager or compile, not both")
+        precision = "float32" if config.precision == "auto" else config.precision
+        return cls("channels_last" in words, precision, "compile" in words)
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"{layout} {self.precision} {'compile' if self.compile else 'eager'}"
+
+    def apply(self, system: System) -> None:
+        """Lay out the parameters and wrap the players; what another plan did before is undone."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        system.to(memory_format=layout)
+        for player in system.players.values():
+            player._compiled_call_impl = None  # what nn.Module.compile sets
+            if self.compile:
+                player.compile()
+
+    def batch(self, batch: Batch, device: torch.device) -> Batch:
+        """A batch from the loader as this plan wants it."""
+        batch = batch.to(device).float()
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return replace(batch, images=batch.images.contiguous(memory_format=layout))
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context of a forward pass."""
+        dtype = DTYPES[self.precision]
+        return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+    def evaluating(self) -> Any:
+        """The context of an evaluation: nothing is compiled anew for its batches."""
+        return torch.compiler.set_stance("force_eager") if self.compile else nullcontext()
+
+
+def candidates(config: TrainConfig, *, compiling: bool) -> Iterator[Plan]:
+    """The plans that the settings allow, the plainest first."""
+    plain = Plan.of(config)
+    precisions = ("float32", "bfloat16") if config.precision == "auto" else (plain.precision,)
+    layouts = (False, True) if config.plan == "auto" else (plain.channels_last,)
+    ways = ((True,) if compiling else (False,)) if config.plan == "auto" else (plain.compile,)
+    for precision, layout, way in itertools.product(precisions, layouts, ways):
+        yield Plan(layout, precision, way)
+
+
+def choose(config: TrainConfig, measure: Callable[[Plan], float], steps: int) -> tuple[Plan, dict[str, float]]:
+    """The fastest plan that the settings allow, and the seconds of a step with each that was measured.
+
+    measure: runs a few steps with a plan and gives the seconds of one; whatever it raises rules the plan out.
+    steps:   of the whole run, which has to be long enough for compiling to pay.
+    """
+    plain = Plan.of(config)
+    times = {plain: measure(plain)}
+    for plan in candidates(config, compiling=False):
+        _try(plan, measure, times)
+    if config.plan == "auto" and min(times.values()) * steps > WORTH_COMPILING:
+        precision = min(times, key=lambda plan: times[plan]).precision
+        for plan in candidates(config, compiling=True):
+            if plan.precision == precision:
+                _try(plan, measure, times)
+    best = min(times, key=lambda plan: times[plan])
+    # A few percent are within the error of a short measurement, and no reason to leave the plain way.
+    return best if times[best] < 0.95 * times[plain] else plain, {str(plan): seconds for plan, seconds in times.items()}
+
+
+def _try(plan: Plan, measure: Callable[[Plan], float], times: dict[Plan, float]) -> None:
+    if plan in times:
+        return
+    with suppress(Exception):  # no compiler on this machine, an operation that lacks this layout: not a choice
+        times[plan] = measure(plan)
