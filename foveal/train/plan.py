@@ -1,7 +1,9 @@
 """How a step is run: memory layout, precision of the products, compiled or not. `auto` measures and takes the fastest.
 
 Which way is fastest depends on the network, the size of its maps and the machine, by factors of three in either
-direction; so it is measured on the very batch that training begins with, never assumed.
+direction; so it is measured on the very batch that training begins with, never assumed. Plans differ in their last bits:
+two runs are equal bit for bit where they have the same plan. A run keeps its plan when it resumes; runs too short for a
+choice to matter take the plain one, so that they repeat without a thought.
 """
 
 import itertools
@@ -18,8 +20,8 @@ from foveal.system import System
 from foveal.train.config import TrainConfig
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Compiling takes about a minute, and cannot pay for itself in a run that is shorter than this.
-WORTH_COMPILING = 600.0  # seconds
+# Shorter runs are not worth measuring for, nor the minute that compiling takes.
+WORTH_MEASURING = 600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,15 @@ def choose(config: TrainConfig, measure: Callable[[Plan], float], steps: int) ->
     """The fastest plan that the settings allow, and the seconds of a step with each that was measured.
 
     measure: runs a few steps with a plan and gives the seconds of one; whatever it raises rules the plan out.
-    steps:   of the whole run, which has to be long enough for compiling to pay.
+    steps:   of the whole run, which has to be long enough for a choice to pay.
     """
     plain = Plan.of(config)
     times = {plain: measure(plain)}
+    if times[plain] * steps < WORTH_MEASURING:
+        return plain, {str(plain): times[plain]}
     for plan in candidates(config, compiling=False):
         _try(plan, measure, times)
-    if config.plan == "auto" and min(times.values()) * steps > WORTH_COMPILING:
+    if config.plan == "auto":
         precision = min(times, key=lambda plan: times[plan]).precision
         for plan in candidates(config, compiling=True):
             if plan.precision == precision:

@@ -99,7 +99,7 @@ def images(shared_images: Path, tmp_path: Path) -> Path:
 def shared_run(shared_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run that no test changes."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    settings = ["--epochs", "4", "--batch-size", "8", "--workers", "0", "--quiet"]
+    settings = ["--epochs", "4", "--batch-size", "8", "--workers", "0", "--plan", "eager", "--quiet"]
     assert main(["train", "lenet", "--data", str(shared_images), "--out", str(run), *settings]) == 0
     return run
 

@@ -59,7 +59,7 @@ def test_a_pickle_is_never_opened(
 
 
 def test_a_pickle_in_a_run(fails: Callable[..., str], shared_images: Path, run: Path, tmp_path: Path) -> None:
-    words = ("--epochs", "4", "--batch-size", "8", "--quiet", "--data", shared_images, "--out", run, "--resume")
+    words = ("--epochs", "4", "--batch-size", "8", "--plan", "eager", "--data", shared_images, "--out", run, "--resume")
     for which in ("best", "last"):
         write_pickle(run / f"{which}.safetensors", tmp_path / "executed", "2")
     assert f"{run / 'best.safetensors'} is a pickle" in fails("predict", run, shared_images / "one/1.png")
@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_system(
 
 def test_weights_of_a_run_start_another(works: Callable[..., Answer], shared_images: Path, run: Path) -> None:
     best, out = run / "best.safetensors", run.parent / "tuned"
-    words = ("--epochs", "1", "--lr", "1e-9", "--quiet", "--json")
+    words = ("--epochs", "1", "--lr", "1e-9", "--plan", "eager", "--quiet", "--json")
     answer = works("train", "lenet", "--data", shared_images, "--weights", best, "--out", out, *words)
     before = json.loads((run / "run.json").read_text())["result"]
     assert answer.document()["metrics"] == pytest.approx(before, rel=1e-4)

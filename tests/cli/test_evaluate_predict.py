@@ -21,7 +21,7 @@ def test_the_size_is_that_of_the_run(
     works: Callable[..., Answer], shared_images: Path, tmp_path: Path, name: str
 ) -> None:
     data, run = splits(shared_images, tmp_path / "data"), tmp_path / "run"
-    words = ("--epochs", "3", "--batch-size", "8", "--image-size", "12", "--quiet", "--json")
+    words = ("--epochs", "3", "--batch-size", "8", "--image-size", "12", "--plan", "eager", "--quiet", "--json")
     trained = works("train", name, "--data", data, "--out", run, *words).document()
     measured = works("evaluate", run, "--data", data, "--split", "val", "--json").document()
     assert (measured["split"], measured["images"], measured["unreadable"]) == ("val", 15, {})

@@ -93,8 +93,8 @@ def test_schedules(settings: dict, expected: list[float]) -> None:
 def test_penalties() -> None:
     player = nn.Linear(5, 2)
     terms = penalty(player, config(l1=0.1, l2=0.2))
-    assert float(terms["l1"]) == pytest.approx(0.1 * float(player.weight.abs().sum()), rel=1e-6)
-    assert float(terms["l2"]) == pytest.approx(0.1 * float((player.weight**2).sum()), rel=1e-6)
+    assert terms["l1"].item() == pytest.approx(0.1 * float(player.weight.abs().sum()), rel=1e-6)
+    assert terms["l2"].item() == pytest.approx(0.1 * float((player.weight**2).sum()), rel=1e-6)
     assert penalty(player, config()) == {}
 
 

@@ -8,10 +8,11 @@ import torch
 import foveal
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig, resolve
-from foveal.train.plan import WORTH_COMPILING, Plan, candidates, choose
+from foveal.train.plan import WORTH_MEASURING, Plan, candidates, choose
 from tests.toys import small_digits
 
 EAGER, LAST = Plan(), Plan(channels_last=True)
+LONG = int(WORTH_MEASURING) + 1  # steps of a second
 HALF, HALF_LAST = Plan(precision="bfloat16"), Plan(True, "bfloat16")
 
 
@@ -56,17 +57,17 @@ def test_only_what_the_settings_allow_is_a_candidate() -> None:
 
 
 def test_the_fastest_is_chosen_unless_the_gain_is_noise() -> None:
-    assert choose(config(), fake({EAGER: 1.0, LAST: 0.5}), 1)[0] == LAST
-    assert choose(config(), fake({EAGER: 1.0, LAST: 0.97}), 1)[0] == EAGER
-    assert choose(config(), fake({EAGER: 1.0, LAST: 2.0}), 1)[0] == EAGER
-    assert choose(config(), fake({EAGER: 1.0}), 1)[0] == EAGER
+    assert choose(config(), fake({EAGER: 1.0, LAST: 0.5}), LONG)[0] == LAST
+    assert choose(config(), fake({EAGER: 1.0, LAST: 0.97}), LONG)[0] == EAGER
+    assert choose(config(), fake({EAGER: 1.0, LAST: 2.0}), LONG)[0] == EAGER
+    assert choose(config(), fake({EAGER: 1.0}), LONG)[0] == EAGER
 
 
-def test_compiling_is_tried_where_it_pays() -> None:
+def test_short_runs_take_the_plain_way_and_long_ones_try_to_compile() -> None:
     fast = Plan(compile=True)
     times = {EAGER: 1.0, LAST: 1.1, fast: 0.3}
-    assert choose(config(), fake(times), int(WORTH_COMPILING) - 1)[0] == EAGER
-    plan, measured = choose(config(), fake(times), int(WORTH_COMPILING) + 1)
+    assert choose(config(), fake(times), LONG - 2) == (EAGER, {str(EAGER): 1.0})
+    plan, measured = choose(config(), fake(times), LONG)
     assert plan == fast
     assert measured == {"contiguous float32 eager": 1.0, "channels_last float32 eager": 1.1, str(fast): 0.3}
 
