@@ -162,6 +162,10 @@ class Batch:
         """The batch with images as float32 in [0, 1]."""
         return replace(self, images=to_float(self.images))
 
+    def first(self, count: int) -> "Batch":
+        """The first images alone."""
+        return Batch(*(value[:count] for value in vars(self).values()))
+
     def __reduce__(self) -> tuple[Callable[..., "Batch"], tuple[Any, ...]]:
         # Between processes and devices a batch is a handful of flat tensors, not one for each field of each target.
         return _unpack, (self.images, _pack(self.targets), self.indices, self.affines, self.sizes)

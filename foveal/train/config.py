@@ -94,6 +94,8 @@ class TrainConfig:
     """How a step is run: auto measures and takes the fastest; eager is the plain way; channels_last, compile."""
     precision: Literal["float32", "bfloat16", "float16", "auto"] = UNSET
     """Of the products in a step; weights stay float32. auto lets the plan choose bfloat16."""
+    nonfinite: Literal["stop", "skip", "rollback"] = UNSET
+    """On a loss that is not finite: stop; skip the batch; or go back to the weights saved last and on with the data."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     workers: int | None = None
@@ -128,6 +130,7 @@ DEFAULTS: dict[str, Any] = {
     "cutmix": 0.0,
     "plan": "auto",
     "precision": "float32",
+    "nonfinite": "stop",
     "save_minutes": 10.0,
     "track": "none",
 }
@@ -239,5 +242,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "schedule": Schedule.__args__,  # type: ignore[attr-defined]
     "class_weights": ("none", "balanced"),
     "precision": ("float32", "bfloat16", "float16", "auto"),
+    "nonfinite": ("stop", "skip", "rollback"),
     "track": ("none", "tensorboard"),
 }

@@ -14,6 +14,7 @@ from foveal.system import System
 from foveal.train.augment import BatchAugment
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.evaluate import evaluation_loader, measure
+from foveal.train.memory import explain_out_of_memory
 from foveal.train.optim import schedule
 from foveal.train.plan import Plan
 from foveal.train.prepare import best_device, training_loader, training_splits
@@ -83,11 +84,15 @@ def descend(
     system, config, progress = state.system.train(), state.config, state.progress
     batches, saved = loader.epoch(progress.epoch, progress.batch), time.monotonic()
     while group := list(itertools.islice(batches, config.accumulate)):
+        state.keep_statistics()
         rng = np.random.default_rng([config.seed, progress.epoch, progress.batch])
         try:
             terms = step(state, [augment(state.plan.batch(batch, system.device), rng) for batch in group])
         except NonFinite as error:
-            raise run.dump(error, progress, group, loader.dataset) from None
+            run.dump(error, state, group, loader.dataset)  # raises unless the settings say to go on
+            terms = None
+        except Exception as error:
+            raise explain_out_of_memory(error, state, group) from error
         progress.add(terms, len(group))
         meter.images += sum(map(len, group))
         screen.step(progress, meter)

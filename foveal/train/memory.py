@@ -1,14 +1,17 @@
 """How much memory a training step takes."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
 from foveal.nn.trace import twin
 from foveal.structures import Batch
 from foveal.system import System
+from foveal.train.state import State
+from foveal.train.step import gradient
 
 
 def training_bytes(system: System, batch: Batch, *, moments: int = 2, ema: bool = False) -> dict[str, int]:
@@ -69,3 +72,31 @@ def _saved_bytes(system: System, batch: Batch, player: str, fixed: set[int]) -> 
 
 def _size_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def explain_out_of_memory(error: Exception, state: State, batches: Sequence[Batch]) -> Exception:
+    """The error itself; or, if it says that memory ran out, one that says which batch size fits, found by trying."""
+    if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        return error
+    size = len(batches[0])
+    fitting = size // 2
+    while fitting and not _fits(state, batches[0], fitting):
+        fitting //= 2
+    if not fitting:
+        return InputError(f"out of memory with a single image: take a smaller image_size or system, not {size} images")
+    return InputError(
+        f"out of memory with batch_size {size}: {fitting} fits; set --batch-size {fitting} "
+        f"--accumulate {-(-size * len(batches) // fitting)} for the same step"
+    )
+
+
+def _fits(state: State, batch: Batch, count: int) -> bool:
+    """Whether the gradient of so many of the images can be computed."""
+    state.system.zero_grad()
+    few = state.plan.batch(batch.first(count), state.system.device)
+    try:
+        for player in state.system.players:
+            gradient(state, player, [few], {})
+    except (torch.OutOfMemoryError, RuntimeError):
+        return False
+    return True

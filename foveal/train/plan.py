@@ -1,7 +1,7 @@
 """How a step is run: memory layout, precision of the products, compiled or not. `auto` measures and takes the fastest.
 
 Which way is fastest depends on the network, the size of its maps and the machine, by factors of three in either
-direction; so it is measured on the very batch that training begins with, never assumed. Plans differ in their last bits:
+direction; so it is measured on the batch that training begins with, never assumed. Plans differ in their last bits:
 two runs are equal bit for bit where they have the same plan. A run keeps its plan when it resumes; runs too short for a
 choice to matter take the plain one, so that they repeat without a thought.
 """

@@ -11,6 +11,11 @@ from typing import Any
 
 import torch
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
@@ -18,10 +23,11 @@ from foveal.structures import Batch
 from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import EXECUTION, TrainConfig
-from foveal.train.state import Progress, State
+from foveal.train.state import State
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
 
+MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
 FILES = ("run.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "report.html")
 
 
@@ -65,14 +71,25 @@ class Run:
             raise InputError(f"{directory} exists and is not a run; choose another --out")
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            if not config.resume:
-                for name in FILES:
-                    (directory / name).unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"cannot make the run directory {directory}: {error.strerror}") from None
         run = cls(directory, system, record)
+        run.lock()
+        if not config.resume:
+            for name in FILES:
+                (directory / name).unlink(missing_ok=True)
         run.write_record()
         return run
+
+    def lock(self) -> None:
+        """Keep other processes from writing here; the lock ends with this process, however it ends."""
+        if fcntl is None:
+            return
+        self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is writing the run in {self.directory}") from None
 
     def write_record(self, **changes: Any) -> None:
         """run.json with some entries changed."""
@@ -134,6 +151,7 @@ class Run:
         """Give the system its best weights and close the record."""
         best = checkpoint.read(self.directory)
         checkpoint.load_weights(self.system.eval(), best.weights, best.path)
+        self._lock.close()
         self.write_record(
             status="finished",
             best_epoch=best.header["epoch"],
@@ -141,17 +159,31 @@ class Run:
             unreadable=dict(unreadable),
         )
 
-    def dump(self, error: NonFinite, progress: Progress, batches: Sequence[Batch], dataset: Dataset) -> InputError:
-        """Keep the images of a step that went wrong; the error that says where it was and where they are."""
+    def dump(self, error: NonFinite, state: State, batches: Sequence[Batch], dataset: Dataset) -> None:
+        """Keep the images of a step that went wrong, and make the system fit to go on, if that is the policy.
+
+        Raises InputError, which says where it was and where the images are, if the policy is to stop, or after
+        MAX_SKIPPED such steps.
+        """
+        progress, policy = state.progress, state.config.nonfinite
         path = self.directory / "nonfinite.safetensors"
         names = [dataset.name(index) for batch in batches for index in batch.indices.tolist()]
         where = {"epoch": progress.epoch + 1, "step": progress.step, "images": names}
         checkpoint.save(path, where, {"images": torch.cat([batch.images for batch in batches])})
-        self.write_record(status="failed", error=str(error))
-        return InputError(
-            f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
-            f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
-        )
+        if policy == "stop" or progress.skipped == MAX_SKIPPED:
+            self.write_record(status="failed", error=str(error))
+            raise InputError(
+                f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
+                f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
+            ) from None
+        # The step changed no weight, but its forward pass may have spoilt running statistics.
+        state.restore_statistics()
+        if policy == "rollback":
+            saved = checkpoint.read(self.directory / "last.safetensors", state=True)
+            checkpoint.load_weights(state.system, saved.weights, saved.path)
+            state.restore(saved.header["state"], saved.state)
+            state.progress = progress
+        self.log({"event": "skipped", "epoch": progress.epoch + 1, "step": progress.step, "reason": str(error)})
 
 
 def _is_before(record: dict[str, Any], state: State) -> bool:

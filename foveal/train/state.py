@@ -23,6 +23,7 @@ class Progress:
     epoch, batch: the epoch under way and how many of its batches are done.
     step:         optimizer steps done in all.
     totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
+    skipped:      steps left out because their loss was not finite.
     best, best_epoch: the best value of the criterion so far; None before the first evaluation.
     """
 
@@ -30,13 +31,15 @@ class Progress:
     batch: int = 0
     step: int = 0
     totals: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
     best: float | None = None
     best_epoch: int = 0
 
-    def add(self, terms: Mapping[str, float], batches: int) -> None:
-        """One step more, over so many batches."""
-        for name, value in (*terms.items(), ("steps", 1)):
+    def add(self, terms: Mapping[str, float] | None, batches: int) -> None:
+        """One step more, over so many batches; without terms it was left out."""
+        for name, value in (*terms.items(), ("steps", 1)) if terms else ():
             self.totals[name] = self.totals.get(name, 0) + value
+        self.skipped += terms is None
         self.batch += batches
         self.step += 1
 
@@ -72,6 +75,7 @@ class State:
             self.optimizers[name] = build_optimizer(player, config)
             self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
         self.scaler = torch.amp.GradScaler(system.device.type, enabled=self.plan.precision == "float16")
+        self.statistics: list[Tensor] = []
         self.average: dict[str, Tensor] | None = None
         if config.ema is not None:
             self.average = {name: value.detach().clone() for name, value in _floats(system)}
@@ -80,6 +84,16 @@ class State:
         """Run the steps from now on by this plan."""
         self.plan = plan
         plan.apply(self.system)
+
+    def keep_statistics(self) -> None:
+        """Remember the buffers, such as running means, which a forward pass changes before its loss is known."""
+        if self.config.nonfinite != "stop":
+            self.statistics = [buffer.clone() for buffer in self.system.buffers()]
+
+    def restore_statistics(self) -> None:
+        """The buffers as they were remembered."""
+        for buffer, kept in zip(self.system.buffers(), self.statistics, strict=True):
+            buffer.copy_(kept)
 
     def learning_rate(self) -> float | None:
         """Of the next step; None where nothing is optimised."""

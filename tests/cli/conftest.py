@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ CLASSES = ("zero", "one", "two")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command line left: exit code, standard output, standard error."""
+    """What a command line left: exit code, standard output, standard error with Python's warnings after it."""
 
     code: int
     out: str
@@ -35,8 +36,13 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
 
     def call(*words: object) -> Answer:
         capsys.readouterr()
-        code = main([str(word) for word in words])
-        return Answer(code, *capsys.readouterr())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            for kind in (UserWarning, RuntimeWarning, FutureWarning):
+                warnings.simplefilter("always", kind)
+            code = main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return Answer(code, out, err + "".join(f"{warning.message}\n" for warning in caught))
 
     return call
 

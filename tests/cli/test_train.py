@@ -100,7 +100,7 @@ def test_pictures_of_classes_with_strange_names(works: Callable[..., Answer], im
     assert set(foveal.load(tmp_path / "run").labels) == {"$5 b$ill", "猫", "m² ^{"}
 
 
-@pytest.mark.xfail(strict=True, reason="run.json is written in UTF-8 without a way out")
+@pytest.mark.xfail(strict=True, raises=UnicodeEncodeError, reason="run.json is written in UTF-8 without a way out")
 def test_a_class_whose_name_is_no_text(works: Callable[..., Answer], images: Path, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     (images / "zero").rename(images / name)
@@ -220,7 +220,9 @@ def test_training_goes_on_without_a_damaged_image(
     assert "images that cannot be read: 1, listed in run.json" in text
 
 
-@pytest.mark.xfail(strict=True, reason="run.json lists damaged images of the training split only")
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="run.json lists damaged images of the training split only"
+)
 def test_damaged_images_of_validation_are_listed(
     works: Callable[..., Answer], shared_images: Path, tmp_path: Path
 ) -> None:
@@ -314,7 +316,7 @@ def test_a_run_goes_on_with_its_data(fails: Callable[..., str], images: Path, ru
     assert contents(run) == before
 
 
-@pytest.mark.xfail(strict=True, reason="the fields of the variant are not compared")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the fields of the variant are not compared")
 def test_a_run_goes_on_with_its_image_size(
     works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, tmp_path: Path
 ) -> None:

@@ -258,3 +258,48 @@ def test_class_order_is_the_systems(tmp_path: Path) -> None:
     assert finished.history[-1]["val"]["accuracy"] > 0.5
     image, target = small_digits()[0]
     assert system.predict([image])[0].top(system.labels, 1)[0][0] == str(int(target.label))
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_run_can_go_on_past_a_non_finite_loss(policy: str, tmp_path: Path) -> None:
+    class Breaks(type(build("resnet_nano"))):  # type: ignore[misc]
+        """Has one image that it cannot bear; it spoils the running statistics too."""
+
+        bad: Any = None
+
+        def loss(self, batch: Any, player: str | None = None) -> dict[str, Tensor]:
+            if self.training and self.bad is not None and (batch.indices == self.bad).any():
+                batch = replace(batch, images=batch.images * float("nan"))
+            return super().loss(batch, player)
+
+    system = Breaks(build("resnet_nano").spec)
+    system.bad = 7
+    finished = run(tmp_path, system, epochs=6, nonfinite=policy, shift=0.0)
+    lines = [json.loads(line) for line in (finished.directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines].count("skipped") == 6
+    assert all(torch.isfinite(value).all() for value in system.state_dict().values())
+    assert max(record["val"]["accuracy"] for record in finished.history) > (0.5 if policy == "skip" else 0.2)
+    dumped = checkpoint.read(finished.directory / "nonfinite.safetensors")
+    assert "digits/7" in " ".join(dumped.header["images"])
+
+
+def test_out_of_memory_says_which_batch_fits(tmp_path: Path) -> None:
+    class Large(type(build())):  # type: ignore[misc]
+        def losses(self, scores: Tensor, batch: Any) -> dict[str, Tensor]:
+            if self.training and len(batch) > 10:
+                raise torch.OutOfMemoryError("no memory")
+            return super().losses(scores, batch)
+
+    with pytest.raises(foveal.InputError, match="batch_size 32: 8 fits; set --batch-size 8 --accumulate 4"):
+        run(tmp_path, Large(build().spec))
+
+
+def test_one_process_writes_a_run(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    run(tmp_path)
+    with open(tmp_path / "run" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(foveal.InputError, match="another process is writing"):
+            run(tmp_path, overwrite=True)
+    assert (tmp_path / "run" / "best.safetensors").is_file()
+    run(tmp_path, overwrite=True)

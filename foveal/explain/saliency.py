@@ -1,0 +1,27 @@
+"""Saliency: Simonyan, Vedaldi and Zisserman 2013, "Deep Inside Convolutional Networks", arXiv:1312.6034, section 3.
+
+How much the score changes with each pixel, to first order:
+
+    map = max over channels of |d score / d pixel|
+
+Departs from the paper in nothing; pixels are those in [0, 1] before normalisation.
+"""
+
+import torch
+from torch import Tensor
+
+from foveal.structures import Target
+from foveal.system import System, evaluating
+
+
+def saliency(system: System, images: Tensor, target: str | Target) -> Tensor:
+    """Prepared images (B, 3, h, w) in [0, 1] -> maps (B, h, w), not negative."""
+    return pixel_gradient(system, images, target).abs().amax(1)
+
+
+def pixel_gradient(system: System, images: Tensor, target: str | Target) -> Tensor:
+    """d score / d pixel, (B, 3, h, w), for prepared images of this shape in [0, 1]."""
+    with torch.inference_mode(False), evaluating(system), torch.enable_grad():
+        pixels = images.clone().detach().requires_grad_(True)
+        # In evaluation mode the images know nothing of each other, so the sum has the gradient of each.
+        return torch.autograd.grad(system.score(pixels, target).sum(), pixels)[0]
