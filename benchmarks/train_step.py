@@ -37,13 +37,13 @@ from foveal.train.state import State
 from foveal.train.stopping import StopRequests
 
 SIZE, BATCH, STEPS, MATRIX = 64, 32, 4, 3072
-LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 TARGET = 1.03  # of the bare loop
 
 
 def bare_loop(system: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Callable[[], float]:
     """A block of the bare loop; the function gives the seconds of one step."""
-    optimizer = torch.optim.SGD(system.parameters(), LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.SGD(system.parameters(), **SGD)
 
     def block() -> float:
         system.train()
@@ -61,9 +61,7 @@ def foveal_loop(system: foveal.system.System, images: Tensor, labels: Tensor, ou
     """An epoch of foveal's loop, built as `foveal.train` builds it; the function gives the seconds of one step."""
     splits = np.zeros(len(images), np.int8)  # all of them to train on
     dataset = Dataset("memory", "classify", system.labels, ImageArray(images, "memory"), LabelColumn(labels), splits)
-    settings = foveal.TrainConfig(
-        out=out, batch_size=BATCH, optimizer="sgd", lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, quiet=True
-    )
+    settings = foveal.TrainConfig(out=out, batch_size=BATCH, plan="eager", optimizer="sgd", quiet=True, **SGD)
     config, origins = resolve(settings, {}, "resnet18")
     loader, augment = training_loader(system, dataset.select("train"), config), BatchAugment(config, dataset)
     state = State(system, config, lambda step: 1.0)

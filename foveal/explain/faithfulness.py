@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, interpolate, pad
 
 from foveal.explain.occlusion import PIXELS, mean_colour
-from foveal.structures import Batch, Label
+from foveal.structures import Batch
 from foveal.system import System, evaluating
 
 BLUR = 1 / 4  # standard deviation as a share of the shorter side
@@ -51,31 +51,31 @@ class Curves:
         return {**area, "better_than_random": area["insertion"] - area["deletion"] - by_chance}
 
 
-def curves(
-    system: System, batch: Batch, target: Label, map: Tensor, steps: int = 32, randoms: int = 5, seed: int = 0
+def measure(
+    system: System, batch: Batch, target: str, map: Tensor, *, steps: int = 32, randoms: int = 5, seed: int = 0
 ) -> Curves:
-    """Deletion and insertion for a map (h, w) of the one image in a prepared batch."""
+    """Deletion and insertion for a map (h', w') of the one image in a prepared batch."""
     image = batch.images[0]
-    grown = interpolate(map[None, None].double().cpu(), image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
-    blank, blurred = mean_colour(system).to(image).view(3, 1, 1).expand_as(image), blur(image)
+    seen = interpolate(map[None, None].double(), image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    blank, blurred = mean_colour(system).to(image).view(3, 1, 1), blur(image)
     deleted, inserted = [], []
-    for order in (grown, *random_like(grown, randoms, seed)):
+    for order in (seen, *random_like(seen, randoms, seed)):
         rank = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
-        limits = torch.arange(steps + 1) * rank.numel() // steps  # how many pixels each step has changed
-        changed = (rank < limits[:, None, None])[:, None].to(image.device)  # (S + 1, 1, h, w)
-        deleted.append(probability(system, batch, torch.where(changed, blank, image), target))
-        inserted.append(probability(system, batch, torch.where(changed, image, blurred), target))
-    return Curves(torch.linspace(0, 1, steps + 1), deleted[0], inserted[0], torch.stack(deleted[1:]), torch.stack(inserted[1:]))
+        counts = torch.arange(steps + 1) * rank.numel() // steps  # pixels that each step has changed
+        changed = (rank < counts[:, None, None])[:, None].to(image.device)  # (S + 1, 1, h, w)
+        deleted.append(_probability(system, batch, target, torch.where(changed, blank, image)))
+        inserted.append(_probability(system, batch, target, torch.where(changed, image, blurred)))
+    share = torch.linspace(0, 1, steps + 1)
+    return Curves(share, deleted[0], inserted[0], torch.stack(deleted[1:]), torch.stack(inserted[1:]))
 
 
-def probability(system: System, batch: Batch, images: Tensor, target: Label) -> Tensor:
-    """(N,) on the processor: the target's probability in `predict`'s words, for versions (N, 3, h, w) of one image."""
-    found = []
+def _probability(system: System, batch: Batch, target: str, images: Tensor) -> Tensor:
+    """(N,): the target's probability, as predictions have it, for versions (N, 3, h, w) of the batch's one image."""
+    index, found = system.labels.index(target), []
     with evaluating(system):
         for part in images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1]))):
-            one = replace(batch, images=part)
-            found += [label.scores[target.label] for label in system.decode(system(part), one)]
-    return torch.stack(found).float().cpu()
+            found += [label.scores[index] for label in system.decode(system(part), replace(batch, images=part))]
+    return torch.stack(found).cpu()
 
 
 def random_like(map: Tensor, count: int, seed: int) -> Tensor:

@@ -7,16 +7,17 @@ A layer's maps A_k, each weighted by how strongly the score grows with it on ave
 The paper's relu is left to whoever shows the map: what is negative speaks against the target.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.nn.record import record
-from foveal.structures import Target
 from foveal.system import System, evaluating
 
 
-def gradcam(system: System, images: Tensor, target: str | Target, layer: str | None = None) -> Tensor:
+def gradcam(system: System, images: Tensor, target: Any, layer: str | None = None) -> Tensor:
     """Prepared images (B, 3, H, W) in [0, 1] -> maps (B, h, w) in the resolution of the layer.
 
     layer: name of a module whose output is a map, or can be laid out as one; default `system.explained_layer`.

@@ -9,12 +9,12 @@ Windows stand `stride` pixels apart from the upper left corner on; those at the 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError
-from foveal.structures import Target
 from foveal.system import System, evaluating
 
 PIXELS = 2**19  # of the images that go through the network together
@@ -23,7 +23,7 @@ PIXELS = 2**19  # of the images that go through the network together
 def occlusion(
     system: System,
     images: Tensor,
-    target: str | Target,
+    target: Any,
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     baseline: Sequence[float] | None = None,
@@ -76,7 +76,5 @@ def _pair(
     """A setting as height and width, each from 1 to the limit's."""
     height, width = (value, value) if isinstance(value, int) else default if value is None else value
     if not (1 <= height <= limit[0] and 1 <= width <= limit[1]):
-        raise InputError(
-            f"{name} is from 1 pixel to {whose} {limit[0]} x {limit[1]}, not {height} x {width}"
-        )
+        raise InputError(f"{name} is from 1 pixel to {whose} {limit[0]} x {limit[1]}, not {height} x {width}")
     return height, width

@@ -7,19 +7,20 @@ How much the score changes with each pixel, to first order:
 Departs from the paper in nothing; pixels are those in [0, 1] before normalisation.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from foveal.structures import Target
 from foveal.system import System, evaluating
 
 
-def saliency(system: System, images: Tensor, target: str | Target) -> Tensor:
+def saliency(system: System, images: Tensor, target: Any) -> Tensor:
     """Prepared images (B, 3, h, w) in [0, 1] -> maps (B, h, w), not negative."""
     return pixel_gradient(system, images, target).abs().amax(1)
 
 
-def pixel_gradient(system: System, images: Tensor, target: str | Target) -> Tensor:
+def pixel_gradient(system: System, images: Tensor, target: Any) -> Tensor:
     """d score / d pixel, (B, 3, h, w), for prepared images of this shape in [0, 1]."""
     with torch.inference_mode(False), evaluating(system), torch.enable_grad():
         pixels = images.clone().detach().requires_grad_(True)

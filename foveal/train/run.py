@@ -67,7 +67,7 @@ class Run:
             )
         elif config.resume and not exists:
             raise InputError(f"there is no run to resume in {directory}")
-        elif directory.exists() and not exists and (not directory.is_dir() or any(directory.iterdir())):
+        elif directory.exists() and not exists and _has_other_things(directory):
             raise InputError(f"{directory} exists and is not a run; choose another --out")
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -87,8 +87,9 @@ class Run:
             return
         self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # Of this process alone: one by flock would be its workers' too, which outlive it a little when it is killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             raise InputError(f"another process is writing the run in {self.directory}") from None
 
     def write_record(self, **changes: Any) -> None:
@@ -203,6 +204,11 @@ def environment(system: System) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _has_other_things(directory: Path) -> bool:
+    """Whether a path is no folder, or one with more in it than what a run leaves that was killed as it began."""
+    return not directory.is_dir() or any(path.name not in (".lock", "run.json.tmp") for path in directory.iterdir())
 
 
 def _free_directory(system: System, dataset: Dataset) -> Path:

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -295,11 +297,14 @@ def test_out_of_memory_says_which_batch_fits(tmp_path: Path) -> None:
 
 
 def test_one_process_writes_a_run(tmp_path: Path) -> None:
-    fcntl = pytest.importorskip("fcntl")
+    pytest.importorskip("fcntl")
     run(tmp_path)
-    with open(tmp_path / "run" / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
         with pytest.raises(foveal.InputError, match="another process is writing"):
             run(tmp_path, overwrite=True)
+        other.stdin.close()
     assert (tmp_path / "run" / "best.safetensors").is_file()
     run(tmp_path, overwrite=True)

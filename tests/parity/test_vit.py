@@ -1,0 +1,140 @@
+"""The Vision Transformer against torchvision and timm; the large ones with some of their blocks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from foveal.catalog import create, variant
+from foveal.weights import load_weights, translate
+
+from .compare import compare_logits_and_gradients, oracle, randomise, row
+
+LABELS = ("a", "b", "c", "d", "e")
+TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
+TIMM = {
+    "vit_b_16": "vit_base_patch16_224",
+    "vit_b_32": "vit_base_patch32_224",
+    "vit_l_16": "vit_large_patch16_224",
+    "vit_l_32": "vit_large_patch32_224",
+    "vit_t_16": "vit_tiny_patch16_224",
+    "vit_s_16": "vit_small_patch16_224",
+    "vit_s_32": "vit_small_patch32_224",
+}
+WHOLE = ("vit_t_16", "vit_s_16", "vit_s_32")  # tested with all blocks; of the others two, which differ in all numbers
+
+
+def shortened(build: Callable[[], nn.Module], blocks: str, depth: int) -> nn.Module:
+    """The oracle with its first blocks alone and without numbers: its own tables say all else."""
+    with torch.device("meta"):
+        reference = build()
+    parent, _, last = blocks.rpartition(".")
+    owner = reference.get_submodule(parent)
+    setattr(owner, last, getattr(owner, last)[:depth])
+    return reference.to_empty(device="cpu")
+
+
+@pytest.fixture
+def check(tmp_path: Path, record_property: Callable[[str, object], None]):
+    """Through a file under the oracle's names, by the importer that recognises them."""
+
+    def run(name: str, package: str, model: str, reference: nn.Module, **fields: object) -> None:
+        file = tmp_path / "weights.safetensors"
+        save_file(randomise(reference).state_dict(), file)
+        size = fields.pop("image_size")
+        system = create(name, labels=LABELS, weights=file, image_size=size, **fields)
+        file.unlink()
+        layout, _ = translate(system, reference.state_dict())
+        assert layout == package
+        figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1], size=size)
+        settings = ", ".join(f"{field}={value}" for field, value in fields.items())
+        record_property("parity", row(f"{name} ({settings})" if settings else name, package, model, layout, figures))
+
+    return run
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_equal_to_torchvision(name, check):
+    models, side = oracle("torchvision.models"), 4 * variant(name).patch
+    reference = shortened(
+        lambda: models.get_model(name, weights=None, num_classes=5, image_size=side), "encoder.layers", 2
+    )
+    check(name, "torchvision", name, reference, image_size=side, depth=2)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_equal_to_timm(name, check):
+    timm, patch = oracle("timm"), variant(name).patch
+    size = 2 * patch, 3 * patch  # rows and columns are not the same
+    fields = {} if name in WHOLE else {"depth": 2}
+    depth = fields.get("depth", variant(name).depth)
+    reference = shortened(lambda: timm.create_model(TIMM[name], num_classes=5, img_size=size), "blocks", depth)
+    check(name, "timm", TIMM[name], reference, image_size=size, **fields)
+
+
+def test_mean_of_the_patches_equal_to_timm(check):
+    reference = oracle("timm").create_model(
+        "vit_tiny_patch16_224", num_classes=5, img_size=(32, 48), global_pool="avg", class_token=False
+    )
+    check("vit_t_16", "timm", "vit_tiny_patch16_224", reference, image_size=(32, 48), pool="mean")
+
+
+def test_training_equal_to_timm_draw_for_draw():
+    """Dropout and stochastic depth in the same places, in the same order."""
+    reference = randomise(
+        oracle("timm").create_model(
+            "vit_tiny_patch16_224", num_classes=5, img_size=32, depth=3, pos_drop_rate=0.2, proj_drop_rate=0.2,
+            drop_path_rate=0.3,
+        )
+    )  # fmt: skip
+    system = create("vit_t_16", labels=LABELS, image_size=32, depth=3, dropout=0.2, stochastic_depth=0.3)
+    system.load_state_dict(translate(system, reference.state_dict())[1])
+    for ours, theirs in zip(system.blocks, reference.blocks, strict=True):
+        # timm's line begins at zero in the first block, the paper's one step later.
+        theirs.drop_path1 = theirs.drop_path2 = type(reference.blocks[-1].drop_path1)(ours.drop.probability)
+    system, reference = system.double().train(), reference.double().train()
+    images = torch.rand(8, 3, 32, 32, dtype=torch.float64)
+    torch.manual_seed(3)
+    expected = reference(system.normalize(images))
+    torch.manual_seed(3)
+    torch.testing.assert_close(system(images), expected, rtol=1e-9, atol=0)
+    assert not torch.allclose(system.eval()(images), expected, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name):
+    weights = oracle("torchvision.models").get_model_weights(name).IMAGENET1K_V1
+    with torch.device("meta"):
+        system = create(name)
+    assert sum(parameter.numel() for parameter in system.parameters()) == weights.meta["num_params"]
+    assert list(system.labels) == weights.meta["categories"]
+    theirs, ours = weights.transforms(), system.preprocess
+    assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
+    assert (ours.interpolation, ours.resize) == (theirs.interpolation.value, "crop")
+    assert ([ours.size[0]], [round(ours.size[0] / ours.crop)]) == (theirs.crop_size, theirs.resize_size)
+
+
+@pytest.mark.parametrize("name", ["vit_t_16", "vit_s_16", "vit_s_32"])
+def test_parameters_and_preprocessing_are_timms(name):
+    with torch.device("meta"):
+        reference, system = oracle("timm").create_model(TIMM[name]), create(name)
+    assert [p.shape for p in reference.parameters()].sort() == [p.shape for p in system.parameters()].sort()
+    theirs, ours = reference.default_cfg, system.preprocess
+    assert (ours.mean, ours.std, ours.interpolation) == (theirs["mean"], theirs["std"], theirs["interpolation"])
+    assert ((3, *ours.size), ours.crop) == (theirs["input_size"], theirs["crop_pct"])
+
+
+def test_files_from_before_2022(tmp_path):
+    """torchvision's published files call the matrices of an mlp linear_1 and linear_2."""
+    reference = oracle("torchvision.models").VisionTransformer(32, 16, 2, 2, 32, 64, num_classes=5)
+    state = randomise(reference).state_dict()
+    old = {name.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): x for name, x in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "weights.pth")
+    system = create("vit_b_16", labels=LABELS, image_size=32, width=32, depth=2, heads=2, mlp_ratio=2.0)
+    load_weights(system, tmp_path / "weights.pth")
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(system(images), reference(system.normalize(images)))

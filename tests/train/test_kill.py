@@ -1,0 +1,80 @@
+"""A run that is killed at any moment loses nothing: it ends bitwise equal to the run that was never killed."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import foveal
+from foveal.train import checkpoint
+from tests.toys import small_digits
+
+KILLS = 20
+
+
+def learn(directory: Path, workers: int, die_in_write: int | None = None) -> None:
+    """Begin or resume the run; `die_in_write`: be killed when that many checkpoints have been half written."""
+    if die_in_write is not None:
+        write, left = checkpoint.save_file, [die_in_write]
+
+        def half(tensors: Any, path: Path, metadata: Any) -> None:
+            write(tensors, path, metadata)
+            left[0] -= 1
+            if not left[0]:
+                os.truncate(path, os.path.getsize(path) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        checkpoint.save_file = half
+    torch.manual_seed(0)
+    settings = {"epochs": 6, "batch_size": 16, "workers": workers, "quiet": True, "ema": 0.9, "save_minutes": 0.0005}
+    resume = (directory / "run.json").is_file()
+    config = foveal.TrainConfig(out=str(directory), resume=resume, **settings)
+    foveal.train(foveal.create("lenet", subsampling="trainable"), small_digits(), config)
+
+
+def killed_after(seconds: float | None, *arguments: Any) -> bool:
+    """Whether a process that learns was killed after so many seconds, or by itself; False if it had finished."""
+    process = multiprocessing.get_context("fork").Process(target=learn, args=arguments)
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_runs_end_bitwise_equal(workers: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert not killed_after(None, tmp_path / "whole", workers)
+    whole_run = time.monotonic() - began
+    draw, kills = random.Random(workers), 0
+    for attempt in range(KILLS):
+        if attempt % 4 == 3:
+            kills += killed_after(None, tmp_path / "killed", workers, draw.randint(1, 3))
+        else:
+            kills += killed_after(draw.uniform(0.02, 0.4) * whole_run, tmp_path / "killed", workers)
+        record = tmp_path / "killed" / "run.json"
+        if record.is_file() and '"finished"' in record.read_text():  # then another run is begun, to be killed
+            compare(tmp_path / "whole", tmp_path / "killed")
+            (tmp_path / "killed").rename(tmp_path / f"ended{attempt}")
+    assert kills >= KILLS // 2
+    assert not killed_after(None, tmp_path / "killed", workers)
+    compare(tmp_path / "whole", tmp_path / "killed")
+
+
+def compare(one: Path, two: Path) -> None:
+    for which in ("last", "best"):
+        a, b = (checkpoint.read(path, state=True, prefer=which) for path in (one, two))
+        assert {**a.weights, **a.state}.keys() == {**b.weights, **b.state}.keys()
+        for name, value in {**a.weights, **a.state}.items():
+            assert torch.equal(value, {**b.weights, **b.state}[name]), f"{which}: {name}"
+    metrics = [(path / "metrics.jsonl").read_text().count('"event": "epoch"') for path in (one, two)]
+    assert metrics == [6, 6]
