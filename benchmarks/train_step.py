@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from foveal.train.state import State
 from foveal.train.stopping import StopRequests
 
 SIZE, BATCH, STEPS, MATRIX = 64, 32, 4, 3072
-SGD = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
 TARGET = 1.03  # of the bare loop
 
 

@@ -1,7 +1,7 @@
 """foveal: every system of deep computer vision, trained, evaluated, explained and run on your own images.
 
 The names below are all there is to know to begin; each is imported when first used, so that `import foveal` costs
-nothing. `foveal.train` and `foveal.cost` are modules that can be called.
+nothing. `foveal.train`, `foveal.explain` and `foveal.cost` are modules that can be called.
 """
 
 from importlib import import_module
@@ -19,7 +19,7 @@ _HOMES = {
     "TrainConfig": "train.config",
     "InputError": "errors",
 }
-_MODULES = ("train", "cost", "structures", "ops", "losses", "metrics", "nn", "system", "catalog", "data", "report")
+_MODULES = ("train", "explain", "cost", "structures", "ops", "losses", "metrics", "nn", "system", "catalog", "data", "report")
 
 __all__ = [
     "InputError",
@@ -28,6 +28,7 @@ __all__ = [
     "cost",
     "create",
     "evaluate",
+    "explain",
     "load",
     "load_dataset",
     "names",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from foveal.cost import cost
     from foveal.data.sources import load_dataset
     from foveal.errors import InputError
+    from foveal.explain.explanation import explain
     from foveal.train.checkpoint import load
     from foveal.train.config import TrainConfig
     from foveal.train.evaluate import evaluate

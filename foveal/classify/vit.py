@@ -41,6 +41,8 @@ class ViTSpec(Spec):
     pool:             what the classifier reads: "token", the class token, or "mean", the average of the patches.
     dropout:          probability, of the embedded patches and after each matrix but those of q, k and v.
     stochastic_depth: drop probability of the last block's branches, growing linearly from the first.
+    position_std:     standard deviation of the positions at the start, beside embedded patches near one. Where there is
+                      little to learn from, faint ones take most of the training to be found.
     """
 
     patch: int = 16
@@ -51,6 +53,7 @@ class ViTSpec(Spec):
     pool: Literal["token", "mean"] = "token"
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    position_std: float = 0.02
 
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.depth, self.heads, self.mlp_ratio * self.width) < 1:
@@ -95,9 +98,9 @@ class ViT(Classifier):
         else:
             self.mean_norm = nn.LayerNorm(spec.width, 1e-6)
         self.classifier = nn.Linear(spec.width, len(spec.labels))
-        # Normalised pixels keep their variance, positions begin faint beside them.
+        # Embedded patches keep the variance of normalised pixels.
         nn.init.trunc_normal_(self.patch_embedding.weight, std=self.patch_embedding.weight[0].numel() ** -0.5)
-        nn.init.trunc_normal_(self.position_embedding, std=0.02)
+        nn.init.normal_(self.position_embedding, std=spec.position_std)
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         for layer in (self.patch_embedding, self.classifier):
             assert layer.bias is not None

@@ -12,9 +12,11 @@ from foveal.errors import InputError, nearest
 VERBS = {
     "list": "the systems there are",
     "cost": "parameters, multiply-accumulates, memory and receptive field of a system, layer by layer",
+    "check": "name what is wrong with a data set, by file",
     "train": "train a system on your images",
     "evaluate": "measure a trained system on a labelled set",
     "predict": "name what images show",
+    "explain": "show where in an image the evidence for a class is, and test it",
 }
 EXAMPLES = """\
   foveal train resnet_nano --data digits --out runs/digits

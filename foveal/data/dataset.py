@@ -144,6 +144,10 @@ class Dataset:
     def name(self, index: int) -> str:
         return self.images.name(self._item(index))
 
+    def content(self, index: int) -> bytes:
+        """Bytes that are equal for copies of one image."""
+        return self.images.content(self._item(index))
+
     @property
     def in_memory(self) -> bool:
         """Whether reading an image costs next to nothing."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import conv2d, pad
 
 from foveal.explain.occlusion import PIXELS, mean_colour
 from foveal.structures import Batch
@@ -54,12 +54,11 @@ class Curves:
 def measure(
     system: System, batch: Batch, target: str, map: Tensor, *, steps: int = 32, randoms: int = 5, seed: int = 0
 ) -> Curves:
-    """Deletion and insertion for a map (h', w') of the one image in a prepared batch."""
+    """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch."""
     image = batch.images[0]
-    seen = interpolate(map[None, None].double(), image.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
     blank, blurred = mean_colour(system).to(image).view(3, 1, 1), blur(image)
     deleted, inserted = [], []
-    for order in (seen, *random_like(seen, randoms, seed)):
+    for order in (map, *random_like(map, randoms, seed)):
         rank = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
         counts = torch.arange(steps + 1) * rank.numel() // steps  # pixels that each step has changed
         changed = (rank < counts[:, None, None])[:, None].to(image.device)  # (S + 1, 1, h, w)

@@ -1,4 +1,4 @@
-"""Pictures of images: grids with a caption below each."""
+"""Pictures of images: grids with a caption below each, and explanations."""
 
 import json
 import math
@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.explain.explanation import Explanation
+from foveal.explain.faithfulness import Curves
 from foveal.structures import to_float
+from foveal.system import resize
 
 
 def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Any:
@@ -64,6 +69,68 @@ def save_predictions(directory: Path, document: Mapping[str, Any], images: Seque
     if images:
         captions = [f"{row['label']}\n{row['score']:.0%}" for row in document["predictions"]]
         save_figure(image_grid(images, captions), directory / "predictions.png")
+
+
+def explanation_figure(found: Explanation, curves: Curves) -> Any:
+    """A matplotlib figure: the image, the heat over it, and the curves of deletion and insertion beside random ones."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    image, heat = _small(to_float(found.image)).permute(1, 2, 0).clamp(0, 1).cpu(), _small(found.heat[None])[0]
+    ratio = min(max(image.shape[0] / image.shape[1], 0.5), 1.5)
+    figure = Figure(figsize=(12, 0.9 + 3.5 * ratio if ratio > 1 else 4.4), dpi=110, layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.15))
+    for axis in (left, middle):
+        axis.set_xticks([])
+        axis.set_yticks([])
+    left.imshow(image.numpy(), interpolation="nearest")
+    left.set_title(f"{_short(found.target, 30)}, probability {found.probability:.3f}", fontsize=11, parse_math=False)
+    # Grey and dark below, so that colour and brightness are the map's; what has no evidence stays as it is.
+    grey = (image @ image.new_tensor([0.299, 0.587, 0.114])) * 0.75
+    middle.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    plain = _matplotlib_colours("inferno")
+    plain[:, 3] = 0.85 * (1 - (1 - torch.linspace(0, 1, len(plain)).numpy()) ** 2)
+    shown = middle.imshow(heat.numpy(), cmap=ListedColormap(plain), vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(shown, ax=middle, fraction=0.05, label="evidence, share of the highest").ax.set_facecolor("0.35")
+    middle.set_title(f"{found.method}: evidence for {_short(found.target, 22)}", fontsize=11, parse_math=False)
+
+    figures = curves.figures()
+    for name, colour in (("insertion", "tab:green"), ("deletion", "tab:red")):
+        randoms = getattr(curves, f"random_{name}")
+        right.plot(curves.share, getattr(curves, name), color=colour, linewidth=2, label=f"{name}: {figures[name]:.2f}")
+        right.fill_between(curves.share, randoms.amin(0), randoms.amax(0), color=colour, alpha=0.12, linewidth=0)
+        label = f"random maps: {figures[f'random_{name}']:.2f}"
+        right.plot(curves.share, randoms.mean(0), color=colour, linewidth=1, linestyle="--", label=label)
+    right.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="share of the pixels, highest evidence first")
+    right.set_ylabel(f"probability of {_short(found.target, 22)}", parse_math=False)
+    right.set_title(f"faithfulness: {figures['better_than_random']:+.2f} against random maps", fontsize=11)
+    right.legend(fontsize=8, loc="best", title="area under the curve", title_fontsize=8)
+    right.grid(alpha=0.3)
+    return figure
+
+
+def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Path]:
+    """The figure as PNG, and the raw map beside it as .npy; the files. Raises InputError where they cannot be written."""
+    save_figure(explanation_figure(found, curves), path)
+    raw = path.with_suffix(".npy")
+    try:
+        np.save(raw, found.map.numpy())
+    except OSError as error:
+        raise InputError(f"cannot write {raw}: {error.strerror}") from None
+    return [path, raw]
+
+
+def _small(image: Tensor, side: int = 640) -> Tensor:
+    """(C, H, W) float, no larger than can be seen in a figure."""
+    scale = side / max(image.shape[-2:])
+    height, width = (max(1, round(scale * n)) for n in image.shape[-2:])
+    return image if scale >= 1 else resize(image, (height, width))
+
+
+def _matplotlib_colours(name: str) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[name](torch.linspace(0, 1, 256).numpy())
 
 
 def _short(caption: str, width: int = 22) -> str:

@@ -17,7 +17,8 @@ from tests.cli.conftest import Answer
 def process(*words: str, **options: object) -> "subprocess.Popen[str]":
     """The command in a process of its own, without a terminal."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color"}
-    environment.pop("COLUMNS", None)
+    for name in ("COLUMNS", "PYTHONUNBUFFERED"):
+        environment.pop(name, None)
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-m", "foveal", *words], env=environment, **{**pipes, **options})  # type: ignore[call-overload]
 

@@ -1,0 +1,79 @@
+"""foveal explain"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
+from foveal.errors import InputError
+
+
+@dataclass
+class Explain:
+    """Show where in an image a system sees the evidence for a class, and test whether it is there.
+
+    Example: foveal explain runs/digits photo.png --method occlusion --out why.png
+
+    The picture has the image, the map over it, and how the class's probability falls when pixels are deleted in the
+    order of the map, and rises when they are inserted, beside the same for random maps.
+    """
+
+    system: RunOrName
+    """A run or checkpoint; or a system's name, with --weights."""
+    image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
+    """An image file."""
+    method: str = "gradcam"
+    """gradcam, occlusion or saliency."""
+    target: str | None = None
+    """The class to explain; default the one that predict names."""
+    out: str = "explanation.png"
+    """The picture, a PNG file; the map itself, with its sign, is written beside it as .npy."""
+    weights: str | None = None
+    """Published weights for a system given by its name."""
+    layer: str | None = None
+    """For gradcam: the module whose output is weighed; default the system's last map."""
+    window: int | None = None
+    """For occlusion: side of the window in pixels of the prepared image; default a seventh of that."""
+    stride: int | None = None
+    """For occlusion: pixels from one window to the next; default half a window."""
+    device: str | None = None
+    """cpu, cuda, mps; default the best there is."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def run(words: list[str]) -> None:
+    options = parse(Explain, "explain", words)
+    from foveal.data.image import read_image
+    from foveal.explain.explanation import explain, find_method
+    from foveal.report.draw import save_explanation
+
+    own = {"layer": options.layer, "window": options.window, "stride": options.stride}
+    settings: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    find_method(options.method, settings)
+    out = Path(options.out)
+    if out.suffix.lower() != ".png":
+        raise InputError(f"the picture is a PNG file: --out has to end in .png, not {out.name!r}")
+    image = read_image(options.image)
+    system = find_system(options.system, options.weights).to(find_device(options.device))
+    found = explain(system, image, options.method, options.target, **settings)
+    curves = found.curves()
+    files = [str(path) for path in save_explanation(out, found, curves)]
+    figures = curves.figures()
+    document = {
+        "system": options.system,
+        "image": options.image,
+        "method": found.method,
+        "target": found.target,
+        "score": found.score,
+        "probability": found.probability,
+        "map": list(found.map.shape),
+        "faithfulness": figures,
+        "files": files,
+    }
+    rows = [("class", found.target), ("probability", f"{found.probability:.3f}"), ("score", f"{found.score:.3f}")]
+    rows += [(name.replace("_", " "), f"{value:.3f}") for name, value in figures.items()]
+    text = table(("explanation", found.method), [("method", found.method), *rows])
+    answer(document, options.json, f"{text}\nwritten: {' and '.join(files)}")

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from foveal.cli import main
+from foveal.data.builtin import digits
+from foveal.data.check import Findings, check
+from foveal.data.sources import load_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Forty twos and forty sevens in train and test, 32 pixels a side."""
+    data, made = digits(), {2: 0, 7: 0}
+    for index in range(len(data)):
+        label = int(data.target(index).label)
+        if label in made and made[label] < 40:
+            split = "test" if made[label] % 4 == 3 else "train"
+            save(data.image(index), tmp_path / split / str(label) / f"{index}.png")
+            made[label] += 1
+    return tmp_path
+
+
+def save(image: torch.Tensor, path: Path, size: tuple[int, int] = (32, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).resize(size).save(path)
+
+
+def files(folder: Path, split: str, label: int) -> list[Path]:
+    return sorted((folder / split / str(label)).iterdir())
+
+
+def findings(folder: Path) -> Findings:
+    return check(load_dataset(folder))
+
+
+def test_good_data_has_no_faults(folder: Path) -> None:
+    found = findings(folder)
+    assert found.faults == 0
+    assert found.counts["test"] == {"2": 10, "7": 10}
+    assert sum(found.counts["train"].values()) + sum(found.counts["val"].values()) == 60
+
+
+def test_unreadable_images_are_named(folder: Path) -> None:
+    broken = files(folder, "train", 2)[3]
+    broken.write_bytes(broken.read_bytes()[:60])
+    found = findings(folder)
+    assert list(found.unreadable) == [str(broken)]
+    assert found.faults == 1
+
+
+def test_copies_across_splits_and_classes(folder: Path) -> None:
+    original = files(folder, "train", 2)[0]
+    (folder / "test" / "2" / "copy.png").write_bytes(original.read_bytes())
+    (folder / "train" / "7" / "other.png").write_bytes(original.read_bytes())
+    found = findings(folder)
+    assert len(found.leaks) == len(found.two_labels) == 1
+    assert any("copy.png (test)" in name for name in found.leaks[0])
+    assert any("other.png (7)" in name for name in found.two_labels[0])
+
+
+def test_near_copies_across_splits(folder: Path) -> None:
+    original = Image.open(files(folder, "train", 7)[5]).convert("RGB")
+    original.resize((48, 48)).save(folder / "test" / "7" / "again.jpg", quality=95)
+    near = findings(folder).near_copies
+    assert len(near) == 1
+    assert "again.jpg (test)" in " ".join(near[0])
+
+
+def test_odd_sizes(folder: Path) -> None:
+    Image.new("RGB", (900, 20), "red").save(folder / "train" / "2" / "long.png")
+    Image.new("RGB", (600, 600), "blue").save(folder / "train" / "2" / "large.png")
+    assert {Path(name).name for name in findings(folder).odd_sizes} == {"long.png", "large.png"}
+
+
+def test_implausible_labels(folder: Path) -> None:
+    wrong = files(folder, "train", 2)[4]
+    wrong.rename(folder / "train" / "7" / "wrong.png")
+    found = findings(folder)
+    assert [Path(name).name for name in found.implausible] == ["wrong.png"]
+    assert "labelled 7" in next(iter(found.implausible.values()))
+
+
+def test_labels_are_not_judged_where_looks_do_not_tell(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for n in range(40):
+        noise = torch.from_numpy(draw.integers(0, 256, (3, 16, 16), dtype=np.uint8))
+        save(noise, tmp_path / "train" / "ab"[n % 2] / f"{n}.png")
+    found = findings(tmp_path)
+    assert found.implausible == {}
+    assert any("not judged" in note for note in found.notes)
+
+
+def test_imbalance_and_absent_classes_are_noted(folder: Path) -> None:
+    for path in files(folder, "train", 2)[2:]:
+        path.unlink()
+    save(digits().image(0), folder / "test" / "0" / "zero.png")
+    notes = " ".join(findings(folder).notes)
+    assert "class 0 has no training image" in notes
+    assert "unbalanced" in notes
+
+
+def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(folder)]) == 0
+    assert "nothing wrong was found" in capsys.readouterr().out
+    files(folder, "train", 2)[0].write_bytes(b"")
+    assert main(["check", str(folder)]) == 2
+    assert "cannot be read (1):" in capsys.readouterr().out
