@@ -19,7 +19,20 @@ _HOMES = {
     "TrainConfig": "train.config",
     "InputError": "errors",
 }
-_MODULES = ("train", "explain", "cost", "structures", "ops", "losses", "metrics", "nn", "system", "catalog", "data", "report")
+_MODULES = (
+    "train",
+    "explain",
+    "cost",
+    "structures",
+    "ops",
+    "losses",
+    "metrics",
+    "nn",
+    "system",
+    "catalog",
+    "data",
+    "report",
+)
 
 __all__ = [
     "InputError",

@@ -38,6 +38,8 @@ class Explain:
     """For occlusion: side of the window in pixels of the prepared image; default a seventh of that."""
     stride: int | None = None
     """For occlusion: pixels from one window to the next; default half a window."""
+    steps: int = 32
+    """In how many steps pixels are deleted and inserted; fewer are faster."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     json: bool = False
@@ -56,10 +58,12 @@ def run(words: list[str]) -> None:
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError(f"the picture is a PNG file: --out has to end in .png, not {out.name!r}")
+    if options.steps < 1:
+        raise InputError(f"steps must be at least 1, not {options.steps}")
     image = read_image(options.image)
     system = find_system(options.system, options.weights).to(find_device(options.device))
     found = explain(system, image, options.method, options.target, **settings)
-    curves = found.curves()
+    curves = found.curves(options.steps)
     files = [str(path) for path in save_explanation(out, found, curves)]
     figures = curves.figures()
     document = {

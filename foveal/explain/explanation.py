@@ -33,8 +33,8 @@ class Explanation:
     map:         (h, w), what the method found on the prepared image, with its sign, in the method's own resolution.
     place:       (2, 3) float64, from coordinates of the map to pixels of the prepared image, unit (0, 0) being the
                  square from (0, 0) to (1, 1).
-    heat:        (H, W) in [0, 1], on the pixels of the image itself: what is positive in the map, the highest value one;
-                 zero where the preparation cut the image.
+    heat:        (H, W) in [0, 1], on the pixels of the image itself: what is positive in the map, as a share of the
+                 highest value; zero where the preparation cut the image.
     image:       (3, H, W), as it was given.
     """
 
@@ -74,7 +74,8 @@ def explain(
     if layer is not None:
         settings = {**settings, "layer": layer}
     _check(system, image, target)
-    prediction, batch = system.predict([image])[0], _prepared(system, image)
+    prediction: Any = system.predict([image])[0]
+    batch = _prepared(system, image)
     index = int(prediction.label) if target is None else system.labels.index(target)
     target = system.labels[index]
     found = function(system, batch.images, target, **settings)[0].detach().cpu()
@@ -85,7 +86,9 @@ def explain(
     size, units = system.preprocess.size, (found.shape[0], found.shape[1])
     place = parts(units, size) if layer is None else fields(system, layer, units, size)
     height, width = image.shape[-2:]
-    heat = on_image(on_prepared(found.clamp(min=0), place, size), system.preprocess.affine(height, width), (height, width))
+    heat = on_image(
+        on_prepared(found.clamp(min=0), place, size), system.preprocess.affine(height, width), (height, width)
+    )
     return Explanation(
         method=method,
         target=target,

@@ -9,11 +9,12 @@ They come into a blurred image in the same order; if the map is right, the proba
 How much of that any map would get, by its grain and by the place where photographers put things, say random maps: noise
 with the amplitudes of the map's own Fourier spectrum, so with its grain, and other phases.
 
-Departs from the paper: pixels become the mean colour rather than black, and the blur is wide enough, at a quarter of the
-image's side, to serve small images too.
+Departs from the paper: pixels become the mean colour rather than black, and the blur is a quarter of the image's side
+wide, so that nothing can be recognised in small images either.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,10 +71,11 @@ def measure(
 
 def _probability(system: System, batch: Batch, target: str, images: Tensor) -> Tensor:
     """(N,): the target's probability, as predictions have it, for versions (N, 3, h, w) of the batch's one image."""
-    index, found = system.labels.index(target), []
+    index, found = system.labels.index(target), list[Tensor]()
     with evaluating(system):
         for part in images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1]))):
-            found += [label.scores[index] for label in system.decode(system(part), replace(batch, images=part))]
+            labels: Any = system.decode(system(part), replace(batch, images=part))
+            found += [label.scores[index] for label in labels]
     return torch.stack(found).cpu()
 
 

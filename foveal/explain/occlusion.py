@@ -1,10 +1,10 @@
-"""Occlusion: Zeiler and Fergus 2013, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901, section 4.2.
+"""Occlusion: Zeiler and Fergus 2013, "Visualizing and Understanding Convolutional Networks", arXiv:1311.2901.
 
 A window of one colour slides over the image. Where it hides what the score rests on, the score drops:
 
     map[i, j] = mean of (score - score with the window) over all windows that cover (i, j)
 
-Windows stand `stride` pixels apart from the upper left corner on; those at the right and the bottom are cut by the border.
+Windows stand `stride` pixels apart from the upper left corner on; the border cuts those at the right and the bottom.
 """
 
 import math

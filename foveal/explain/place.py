@@ -1,9 +1,9 @@
 """Where the units of a map lie: on the prepared image that the system sees, and on the image itself.
 
-A map is often shown by stretching it over the image. That puts it in the wrong place: unit i of a convolution with
-stride s and padding looks at the pixels around s * i, and not around the middle of the i-th of equal parts, s * i + s / 2.
-After the four halvings and more of a deep network the two are half a unit apart, up to 16 pixels of 224. Here a unit lies
-in the middle of its receptive field.
+A map is often shown by stretching it over the image. That puts it in the wrong place: unit i of a padded convolution
+with stride s sees the pixels around s * i, not around the middle of the i-th of equal parts, s * i + s / 2. In a deep
+network the two are half a unit apart: 16 pixels of 224 in the last stage of a ResNet, 2 of 16 in that of `resnet_nano`.
+Here a unit lies in the middle of its receptive field.
 """
 
 import torch

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from foveal.errors import InputError
@@ -73,44 +72,49 @@ def save_predictions(directory: Path, document: Mapping[str, Any], images: Seque
 
 def explanation_figure(found: Explanation, curves: Curves) -> Any:
     """A matplotlib figure: the image, the heat over it, and the curves of deletion and insertion beside random ones."""
+    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
     image, heat = _small(to_float(found.image)).permute(1, 2, 0).clamp(0, 1).cpu(), _small(found.heat[None])[0]
-    ratio = min(max(image.shape[0] / image.shape[1], 0.5), 1.5)
-    figure = Figure(figsize=(12, 0.9 + 3.5 * ratio if ratio > 1 else 4.4), dpi=110, layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.15, 1.15))
+    height = 0.8 + 3.4 * min(max(image.shape[0] / image.shape[1], 0.85), 1.5)
+    figure = Figure(figsize=(12, height), dpi=110, layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
     for axis in (left, middle):
         axis.set_xticks([])
         axis.set_yticks([])
     left.imshow(image.numpy(), interpolation="nearest")
-    left.set_title(f"{_short(found.target, 30)}, probability {found.probability:.3f}", fontsize=11, parse_math=False)
-    # Grey and dark below, so that colour and brightness are the map's; what has no evidence stays as it is.
-    grey = (image @ image.new_tensor([0.299, 0.587, 0.114])) * 0.75
+    name = _short(found.target, 32)
+    left.set_title(f"{name}\nprobability {found.probability:.3f}", fontsize=11, parse_math=False)
+    # Grey and darker below, so that colours are the map's; where there is no evidence they let all of it through.
+    grey = 0.8 * (image @ image.new_tensor([0.299, 0.587, 0.114]))
     middle.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    plain = _matplotlib_colours("inferno")
-    plain[:, 3] = 0.85 * (1 - (1 - torch.linspace(0, 1, len(plain)).numpy()) ** 2)
-    shown = middle.imshow(heat.numpy(), cmap=ListedColormap(plain), vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(shown, ax=middle, fraction=0.05, label="evidence, share of the highest").ax.set_facecolor("0.35")
-    middle.set_title(f"{found.method}: evidence for {_short(found.target, 22)}", fontsize=11, parse_math=False)
+    part = np.linspace(0, 1, 256)
+    colours = colormaps["inferno"](part)
+    colours[:, 3] = 0.75 * (1 - (1 - part) ** 2)
+    shown = middle.imshow(heat.numpy(), cmap=ListedColormap(colours), vmin=0, vmax=1, interpolation="nearest")
+    bar = figure.colorbar(shown, ax=(left, middle), fraction=0.03, label="evidence, share of the highest")
+    bar.ax.set_facecolor("0.4")
+    middle.set_title(f"evidence for {name}\nby {found.method}", fontsize=11, parse_math=False)
 
     figures = curves.figures()
-    for name, colour in (("insertion", "tab:green"), ("deletion", "tab:red")):
-        randoms = getattr(curves, f"random_{name}")
-        right.plot(curves.share, getattr(curves, name), color=colour, linewidth=2, label=f"{name}: {figures[name]:.2f}")
+    for kind, colour in (("insertion", "tab:green"), ("deletion", "tab:red")):
+        randoms = getattr(curves, f"random_{kind}")
+        right.plot(curves.share, getattr(curves, kind), color=colour, linewidth=2, label=f"{kind}: {figures[kind]:.2f}")
         right.fill_between(curves.share, randoms.amin(0), randoms.amax(0), color=colour, alpha=0.12, linewidth=0)
-        label = f"random maps: {figures[f'random_{name}']:.2f}"
+        label = f"random maps: {figures[f'random_{kind}']:.2f}"
         right.plot(curves.share, randoms.mean(0), color=colour, linewidth=1, linestyle="--", label=label)
     right.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="share of the pixels, highest evidence first")
-    right.set_ylabel(f"probability of {_short(found.target, 22)}", parse_math=False)
-    right.set_title(f"faithfulness: {figures['better_than_random']:+.2f} against random maps", fontsize=11)
+    right.set_ylabel(f"probability of {name}", parse_math=False)
+    gain = f"{figures['better_than_random']:+.2f} against random maps"
+    right.set_title(f"faithfulness (insertion - deletion)\n{gain}", fontsize=11)
     right.legend(fontsize=8, loc="best", title="area under the curve", title_fontsize=8)
     right.grid(alpha=0.3)
     return figure
 
 
 def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Path]:
-    """The figure as PNG, and the raw map beside it as .npy; the files. Raises InputError where they cannot be written."""
+    """The figure as PNG and the raw map beside it as .npy; both files. Raises InputError where one cannot be written."""
     save_figure(explanation_figure(found, curves), path)
     raw = path.with_suffix(".npy")
     try:
@@ -125,12 +129,6 @@ def _small(image: Tensor, side: int = 640) -> Tensor:
     scale = side / max(image.shape[-2:])
     height, width = (max(1, round(scale * n)) for n in image.shape[-2:])
     return image if scale >= 1 else resize(image, (height, width))
-
-
-def _matplotlib_colours(name: str) -> Any:
-    from matplotlib import colormaps
-
-    return colormaps[name](torch.linspace(0, 1, 256).numpy())
 
 
 def _short(caption: str, width: int = 22) -> str:

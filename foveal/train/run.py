@@ -87,7 +87,7 @@ class Run:
             return
         self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
         try:
-            # Of this process alone; one by flock would be its workers' too, which outlive it a little when it is killed.
+            # Of this process alone: flock's would be its workers' too, which outlive it a little when it is killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(f"another process is writing the run in {self.directory}") from None
