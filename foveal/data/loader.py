@@ -57,7 +57,7 @@ class Loader:
             self._workers = DataLoader(
                 self._fetch,
                 batch_sampler=self._keys,
-                num_workers=workers,
+                num_workers=min(workers, self._keys.batches),
                 collate_fn=_as_it_is,
                 persistent_workers=True,
                 worker_init_fn=_ignore_interrupt,

@@ -74,7 +74,8 @@ def _pair(
     name: str, value: int | Sequence[int] | None, default: Sequence[int], limit: Sequence[int], whose: str
 ) -> tuple[int, int]:
     """A setting as height and width, each from 1 to the limit's."""
-    height, width = (value, value) if isinstance(value, int) else default if value is None else value
-    if not (1 <= height <= limit[0] and 1 <= width <= limit[1]):
-        raise InputError(f"{name} is from 1 pixel to {whose} {limit[0]} x {limit[1]}, not {height} x {width}")
-    return height, width
+    chosen = [value, value] if isinstance(value, int) else [*(default if value is None else value)]
+    if len(chosen) != 2 or not all(1 <= side <= most for side, most in zip(chosen, limit, strict=True)):
+        given = " x ".join(map(str, chosen))
+        raise InputError(f"{name} is from 1 pixel to {whose} {limit[0]} x {limit[1]}, not {given}")
+    return chosen[0], chosen[1]

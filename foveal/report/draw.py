@@ -114,7 +114,7 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
 
 
 def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Path]:
-    """The figure as PNG and the raw map beside it as .npy; both files. Raises InputError where one cannot be written."""
+    """The figure as PNG and the raw map beside it as .npy; both files. Raises InputError where one is not writable."""
     save_figure(explanation_figure(found, curves), path)
     raw = path.with_suffix(".npy")
     try:

@@ -150,6 +150,13 @@ def test_an_epoch_left_early() -> None:
     assert equal(list(loader.epoch(0)), list(fresh.epoch(0)))
 
 
+def test_no_more_workers_than_batches() -> None:
+    before = len(multiprocessing.active_children())
+    loader = Loader(dataset(8), PLAIN, batch_size=4, workers=50)
+    assert order(loader.epoch()) == list(range(8))
+    assert len(multiprocessing.active_children()) - before <= 2
+
+
 def test_workers_end_with_their_loader() -> None:
     loader = Loader(dataset(), PLAIN, batch_size=4, workers=2)
     next(loader.epoch())
