@@ -1,6 +1,6 @@
 """How long occlusion takes beside captum's, for the same windows, strides and colour.
 
-ResNet-18 with random weights and statistics on one image, evaluation mode, float32, on all cores, the default windows: a
+ResNet-18 with random weights and statistics on one image, evaluation mode, float32, on all cores, default windows: a
 seventh of the side, half a window apart. The arms take turns; each is compared with foveal's of its own round:
 
 captum          as its documentation shows it: a forward pass for each window

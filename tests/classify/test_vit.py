@@ -1,4 +1,4 @@
-"""What the parity tests of ViT cannot see: the order of the patches, maps, regularisers, refused settings and weights."""
+"""What the parity tests of ViT cannot see: order of the patches, maps, regularisers, refused settings and weights."""
 
 import re
 
@@ -136,7 +136,7 @@ def test_settings_that_cannot_be_are_refused(fields, said):
 
 
 def test_images_of_another_size_are_refused():
-    with pytest.raises(InputError, match="vit_nano takes images of 16 x 16 pixels, not 20 x 16; .*image_size="):
+    with pytest.raises(InputError, match=r"vit_nano takes images of 16 x 16 pixels, not 20 x 16; .*image_size="):
         create("vit_nano")(torch.rand(1, 3, 20, 16))
 
 
@@ -211,7 +211,7 @@ def test_networks_that_average_normalised_tokens_are_refused(tmp_path):
 
     create("vit_nano", pool="mean", weights=file_with("fc_norm"), **SMALL)
     with pytest.raises(
-        InputError, match="missing: mean_norm.weight, mean_norm.bias; left over: norm.bias, norm.weight$"
+        InputError, match=r"missing: mean_norm.weight, mean_norm.bias; left over: norm.bias, norm.weight$"
     ):
         create("vit_nano", pool="mean", weights=file_with("norm"), **SMALL)
 
@@ -235,5 +235,4 @@ def test_the_nano_variant_learns_the_digits(pool):
             optimizer.step()
     with torch.no_grad():
         accuracy = (system.eval()(images[test]).argmax(1) == labels[test]).double().mean().item()
-    print(accuracy)
     assert accuracy > 0.9
