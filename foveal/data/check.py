@@ -58,10 +58,11 @@ def check(dataset: Dataset) -> Findings:
     labels = np.array([int(dataset.target(index).label) for index in range(len(dataset))])  # type: ignore[union-attr]
     splits = dataset.splits if dataset.items is None else dataset.splits[dataset.items]
     with ThreadPoolExecutor() as pool:
-        seen = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
+        looks = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
     names = [dataset.name(index) for index in range(len(dataset))]
-    found.unreadable.update({name: item for name, item in zip(names, seen, strict=True) if isinstance(item, str)})
-    good = [index for index, item in enumerate(seen) if not isinstance(item, str)]
+    found.unreadable.update({name: look for name, look in zip(names, looks, strict=True) if isinstance(look, str)})
+    seen = {index: look for index, look in enumerate(looks) if isinstance(look, _Seen)}
+    good = list(seen)
 
     same: dict[float, list[int]] = defaultdict(list)
     for index in good:
