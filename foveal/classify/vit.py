@@ -171,8 +171,9 @@ VARIANTS = {
         {"epochs": 40, "lr": 0.001, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
         patch=4,
         width=64,
-        depth=4,
+        depth=3,
         heads=4,
         mlp_ratio=2.0,
+        position_std=0.5,
     ),
 }

@@ -60,11 +60,11 @@ def occlusion(
 
 def mean_colour(system: System) -> Tensor:
     """(3,): the colour that normalisation makes zero, on the processor."""
-    return torch.tensor(system.preprocess.mean).expand(3)
+    return torch.tensor(system.preprocess.mean, dtype=torch.float64).expand(3)
 
 
 def _colour(baseline: Sequence[float]) -> Tensor:
-    colour = torch.as_tensor(baseline)
+    colour = torch.as_tensor(baseline, dtype=torch.float64)
     if colour.shape != (3,):
         raise InputError(f"baseline is a colour, three numbers in [0, 1], not {tuple(baseline)}")
     return colour

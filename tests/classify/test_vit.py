@@ -227,12 +227,12 @@ def test_the_nano_variant_learns_the_digits(pool):
     train, test = order[:1260], order[1260:]
     torch.manual_seed(0)
     system = create("vit_nano", pool=pool).train()
-    optimizer = torch.optim.AdamW(system.parameters(), lr=0.003)
-    for _ in range(8):
+    optimizer = torch.optim.AdamW(system.parameters(), lr=0.002)
+    for _ in range(3):
         for rows in train[torch.randperm(len(train))].split(64):
             optimizer.zero_grad()
             nn.functional.cross_entropy(system(images[rows]), labels[rows]).backward()
             optimizer.step()
     with torch.no_grad():
         accuracy = (system.eval()(images[test]).argmax(1) == labels[test]).double().mean().item()
-    assert accuracy > 0.9
+    assert accuracy > 0.85

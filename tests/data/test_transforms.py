@@ -571,7 +571,7 @@ def test_external_checks_what_comes_back():
         External(lambda image: image[:1])(sample(), rng())
     with pytest.raises(InputError, match=r"returned ndarray"):
         External(lambda image: image.numpy())(sample(), rng())
-    with pytest.raises(InputError, match=r"changes the image's size but cannot move its objects"):
+    with pytest.raises(InputError, match=r"changes the image's size but cannot move the target"):
         External(lambda image: image[:, :9])(sample(target=objects(BOXES)), rng())
     for target in (None, Label(torch.tensor(1)), Caption(torch.tensor([1, 2]))):
         assert External(lambda image: image[:, :9])(sample(target=target), rng()).image.shape == (3, 9, WIDTH)

@@ -81,7 +81,7 @@ def test_nothing_is_left_behind(system: Any, images: Tensor) -> None:
 def test_layers_that_cannot_be(system: Any, images: Tensor, layer: str, told: str) -> None:
     system.extra = torch.nn.ReLU()  # never runs
     system.side = torch.nn.Conv2d(3, 2, 1).double()
-    system.stem.register_forward_pre_hook(lambda network, inputs: system.side(inputs[0]) and None)
+    system.stem.register_forward_pre_hook(lambda network, inputs: (system.side(inputs[0]), None)[1])
     with pytest.raises(InputError, match=told):
         gradcam(system, images, "3", layer)
 

@@ -30,7 +30,7 @@ def test_equal_to_the_loop(
             while True:
                 hidden = image.clone()
                 hidden[:, y : y + window[0], x : x + window[1]] = filled
-                drop = float(whole - system.score(hidden[None], "3"))
+                drop = (whole - system.score(hidden[None], "3")).item()
                 for row in range(y, min(16, y + window[0])):
                     for column in range(x, min(16, x + window[1])):
                         drops[row][column].append(drop)
@@ -40,7 +40,7 @@ def test_equal_to_the_loop(
             if y + window[0] >= 16:
                 break
             y += stride[0]
-        expected[n] = torch.tensor([[sum(cell) / len(cell) for cell in row] for row in drops])
+        expected[n] = torch.tensor([[sum(cell) / len(cell) for cell in row] for row in drops], dtype=torch.float64)
     assert relative_error(occlusion(system, images, "3", window, stride, colour), expected) < 1e-9
 
 

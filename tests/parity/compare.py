@@ -36,8 +36,8 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if not tensor.is_floating_point():
-                continue
+            if not tensor.is_floating_point() or name.startswith("pixel_"):
+                continue  # counters, and the constants of a System's own normalisation
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5, generator=generator)
             elif tensor.dim() == 1 and name.endswith("weight"):
