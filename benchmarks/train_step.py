@@ -70,7 +70,7 @@ def foveal_loop(system: foveal.system.System, images: Tensor, labels: Tensor, ou
 
     def block() -> None:
         descend(state, loader, augment, run, screen, Meter(loader), StopRequests())
-        state.progress.close_epoch(None)
+        state.progress.close_epoch(())
 
     return block
 

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MOST_NAMED = 12  # names that a line can hold
+
 
 class InputError(ValueError):
     """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where, what to do."""
@@ -12,4 +14,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error line about an unknown name: the known names that look most like it."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
+    return f"; known: {', '.join(sorted(known)[:MOST_NAMED])}{more}"

@@ -158,6 +158,10 @@ class Batch:
         """The batch on a device."""
         return _unpack(*_map_tensors(self.__reduce__()[1], lambda tensor: tensor.to(device, non_blocking=True)))
 
+    def pin_memory(self) -> "Batch":
+        """The batch in memory that a GPU can fetch from by itself; what torch's DataLoader asks of its batches."""
+        return _unpack(*_map_tensors(self.__reduce__()[1], lambda tensor: tensor.pin_memory()))
+
     def float(self) -> "Batch":
         """The batch with images as float32 in [0, 1]."""
         return replace(self, images=to_float(self.images))
@@ -176,15 +180,17 @@ def to_float(image: Tensor) -> Tensor:
     return image.to(torch.float32).div_(255) if image.dtype == torch.uint8 else image
 
 
-def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Tensor, list[torch.Size]]]] | None:
-    """Targets of one type as (type, {field: (all values in one row, the shape of each)})."""
+def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Tensor, list[torch.Size | None]]]] | None:
+    """Targets of one type as (type, {field: (all values in one row, the shape of each; None where it has none)})."""
     if not targets:
         return None
     columns = {}
-    for name, first in targets[0].tensors():
+    for name, _ in targets[0].tensors():
         values = [getattr(target, name) for target in targets]
-        if first is not None:
-            columns[name] = torch.cat([value.reshape(-1) for value in values]), [value.shape for value in values]
+        known = [value for value in values if value is not None]
+        if known:
+            shapes = [None if value is None else value.shape for value in values]
+            columns[name] = torch.cat([value.reshape(-1) for value in known]), shapes
     return type(targets[0]), columns
 
 
@@ -192,10 +198,10 @@ def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes
     if packed is None:
         return Batch(images, (), indices, affines, sizes)
     kind, columns = packed
-    parts = {
-        name: [part.view(shape) for part, shape in zip(row.split([s.numel() for s in shapes]), shapes, strict=True)]
-        for name, (row, shapes) in columns.items()
-    }
+    parts = {}
+    for name, (row, shapes) in columns.items():
+        pieces = iter(row.split([shape.numel() for shape in shapes if shape is not None]))
+        parts[name] = [None if shape is None else next(pieces).view(shape) for shape in shapes]
     targets = tuple(kind(**{name: values[i] for name, values in parts.items()}) for i in range(len(images)))
     return Batch(images, targets, indices, affines, sizes)
 

@@ -168,7 +168,7 @@ VARIANTS = {
     "vit_nano": ViTSpec(
         DIGITS,
         Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),
-        {"epochs": 40, "lr": 0.001, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
+        {"epochs": 50, "lr": 0.002, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
         patch=4,
         width=64,
         depth=3,

@@ -46,33 +46,27 @@ def _message(box: str) -> str:
     return message + hint
 
 
-def find_device(name: str | None) -> Any:
-    """The device of that name, or the best there is. Raises InputError where it cannot be used."""
-    import torch
+def find_system(
+    run_or_name: str, weights: str | None = None, *, device: str | None = "cpu", untrained: bool = False
+) -> Any:
+    """The system of a run or checkpoint, or of a catalog name with weights, on a device (None: the best there is).
 
-    from foveal.train.prepare import best_device
-
-    try:
-        return torch.zeros((), device=name or best_device()).device
-    except (RuntimeError, AssertionError) as error:
-        reason = "cpu, cuda and mps are known" if "device string" in str(error) else str(error).partition(". ")[0]
-        raise InputError(f"cannot use the device {name!r}: {reason}") from None
-
-
-def find_system(run_or_name: str, weights: str | None = None, *, untrained: bool = False) -> Any:
-    """The system of a run or checkpoint, or of a catalog name with weights; `untrained`: a bare name will do."""
+    untrained: a bare name will do.
+    """
     from foveal.catalog import create
     from foveal.train.checkpoint import load
+    from foveal.train.prepare import find_device
 
+    found = find_device(device)
     if Path(run_or_name).exists():
         if weights:
             raise InputError(f"{run_or_name} is a run, which has its own weights: leave out --weights")
-        return load(run_or_name)
+        return load(run_or_name).to(found)
     if run_or_name not in ENTRIES:
         raise InputError(f"{run_or_name} is neither a run or checkpoint nor a system{nearest(run_or_name, ENTRIES)}")
     if weights is None and not untrained:
         raise InputError(f"{run_or_name} has no trained weights here: add --weights FILE, or name a run instead")
-    return create(run_or_name, weights=weights)
+    return create(run_or_name, weights=weights).to(found)
 
 
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:

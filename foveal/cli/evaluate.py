@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_system, parse, table
 
 
 @dataclass
@@ -35,10 +35,10 @@ def run(words: list[str]) -> None:
     from foveal.data.sources import load_dataset
     from foveal.train.evaluate import evaluation_loader, measure
 
-    system = find_system(options.system, options.weights).to(find_device(options.device))
+    system = find_system(options.system, options.weights, device=options.device)
     dataset = load_dataset(options.data, split=options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
-    metrics = measure(system, loader).compute()
+    metrics = measure(system, loader).values
     document = {
         "system": options.system,
         "data": options.data,

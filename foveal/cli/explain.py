@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_system, parse, table
 from foveal.errors import InputError
 
 
@@ -14,7 +14,7 @@ from foveal.errors import InputError
 class Explain:
     """Show where in an image a system sees the evidence for a class, and test whether it is there.
 
-    Example: foveal explain runs/digits photo.png --method occlusion --out why.png
+    Example: foveal explain runs/digits photo.png --method gradcam --out why.png
 
     The picture has the image, the map over it, and how the class's probability falls when pixels are deleted in the
     order of the map, and rises when they are inserted, beside the same for random maps.
@@ -24,8 +24,8 @@ class Explain:
     """A run or checkpoint; or a system's name, with --weights."""
     image: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE")]
     """An image file."""
-    method: str = "gradcam"
-    """gradcam, occlusion or saliency."""
+    method: str = "occlusion"
+    """occlusion, which takes any system and is the most faithful of them, gradcam or saliency."""
     target: str | None = None
     """The class to explain; default the one that predict names."""
     out: str = "explanation.png"
@@ -61,7 +61,7 @@ def run(words: list[str]) -> None:
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     image = read_image(options.image)
-    system = find_system(options.system, options.weights).to(find_device(options.device))
+    system = find_system(options.system, options.weights, device=options.device)
     found = explain(system, image, options.method, options.target, **settings)
     curves = found.curves(options.steps)
     files = [str(path) for path in save_explanation(out, found, curves)]

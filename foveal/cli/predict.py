@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, find_device, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_system, parse, table
 from foveal.errors import InputError
 
 PICTURES = 100  # more would be too small to see, and too much to hold
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
     if options.top < 1:
         raise InputError(f"top must be at least 1, not {options.top}")
     paths = _image_files(options.images)
-    system = find_system(options.system, options.weights).to(find_device(options.device))
+    system = find_system(options.system, options.weights, device=options.device)
     predictions, unreadable, pictures = [], {}, list[Tensor]()
     for path in paths:
         try:

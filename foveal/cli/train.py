@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_type_hints
 import tyro
 
 from foveal.catalog import ENTRIES, create, settable, variant
-from foveal.cli.common import answer, find_device, parse, table
+from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import TrainConfig, resolve
 
@@ -52,7 +52,6 @@ def run(words: list[str]) -> None:
     from foveal.report.draw import save_pictures
     from foveal.train.loop import train
 
-    find_device(options.training.device)
     dataset = load_dataset(options.data)
     config = TrainConfig(**_given(options.training, words))
     torch.manual_seed(config.seed)

@@ -60,11 +60,11 @@ class Explanation:
 
 
 def explain(
-    system: System, image: Tensor, method: str = "gradcam", target: str | None = None, **settings: Any
+    system: System, image: Tensor, method: str = "occlusion", target: str | None = None, **settings: Any
 ) -> Explanation:
     """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence for a class is.
 
-    method:   "gradcam", "occlusion" or "saliency".
+    method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency".
     target:   name of the class; default the one that `system.predict` names.
     settings: of the method: `layer` of gradcam; `window`, `stride` and `baseline` of occlusion.
 

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from foveal.explain.occlusion import PIXELS, mean_colour
+from foveal.explain.occlusion import mean_colour
 from foveal.structures import Batch
 from foveal.system import System, evaluating
 
 BLUR = 1 / 4  # standard deviation as a share of the shorter side
+PIXELS = 2**19  # of the images that go through the network together
 
 
 @dataclass(frozen=True, eq=False)

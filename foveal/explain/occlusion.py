@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.explain.patched import Patched
 from foveal.system import System, evaluating
 
-PIXELS = 2**19  # of the images that go through the network together
+PIXELS = 2**21  # of the images that go through the network together
 
 
 def occlusion(
@@ -41,21 +42,30 @@ def occlusion(
     stride = _pair("stride", stride, tuple(max(1, side // 2) for side in window), window, "the window's")
     colour = mean_colour(system) if baseline is None else _colour(baseline)
     top, left = (torch.arange(0, s - w + d, d) for s, w, d in zip(size, window, stride, strict=True))
-    corners = torch.cartesian_prod(top, left).tolist()
-    drops, covered = images.new_zeros(images.shape[0], *size), images.new_zeros(size)
-    with evaluating(system):
-        score = system.score(images, target)
-        at_once = max(1, PIXELS // (len(images) * size[0] * size[1]))
-        for start in range(0, len(corners), at_once):
-            part = [(slice(y, y + window[0]), slice(x, x + window[1])) for y, x in corners[start : start + at_once]]
-            occluded = images.repeat(len(part), 1, 1, 1).view(len(part), *images.shape)
-            for n, (rows, columns) in enumerate(part):
-                occluded[n, :, :, rows, columns] = colour.to(images).view(3, 1, 1)
-            found = score - system.score(occluded.flatten(0, 1), target).view(len(part), -1)  # (windows, B)
-            for drop, (rows, columns) in zip(found, part, strict=True):
-                drops[:, rows, columns] += drop[:, None, None]
-                covered[rows, columns] += 1
-    return drops / covered
+    corners = torch.cartesian_prod(top, left)  # (windows, 2), row and column
+    with torch.inference_mode(False), evaluating(system):
+        covered, maps = images.new_zeros(size), torch.zeros_like(images[:, 0])
+        for image, map in zip(images, maps, strict=True):
+            score = system.score(image[None], target)
+            drops = [
+                score - system.score(_hidden(image, some.to(image.device), window, colour.to(image)), target)
+                for some in corners.split(max(1, PIXELS // (size[0] * size[1])))
+            ]
+            for drop, (y, x) in zip(torch.cat(drops), corners.tolist(), strict=True):
+                map[y : y + window[0], x : x + window[1]] += drop
+        for y, x in corners.tolist():
+            covered[y : y + window[0], x : x + window[1]] += 1
+    return maps / covered
+
+
+def _hidden(image: Tensor, corners: Tensor, window: tuple[int, int], colour: Tensor) -> Patched:
+    """The image (3, h, w) once for each of the windows (N, 2), of this colour (3,)."""
+    # All rectangles have one size: those that the border cuts begin earlier, with pixels of the image.
+    within = corners.minimum(corners.new_tensor(image.shape[-2:]) - corners.new_tensor(window))
+    rows, columns = (within[:, n, None] + torch.arange(window[n], device=corners.device) for n in (0, 1))
+    seen = image[:, rows[:, :, None], columns[:, None, :]].transpose(0, 1)  # (N, 3, height, width)
+    covered = (rows >= corners[:, :1])[:, :, None] & (columns >= corners[:, 1:])[:, None, :]
+    return Patched(image[None], torch.where(covered[:, None], colour.view(3, 1, 1), seen), within)
 
 
 def mean_colour(system: System) -> Tensor:

@@ -11,11 +11,11 @@ from foveal.structures import Batch
 class Evaluator(Protocol):
     """Collects over batches what `compute` needs.
 
-    criterion: the figure that tells the best epoch; better: "max" or "min"; None where no figure tells.
+    criteria: the figures that tell the best epoch, each with which is better, "max" or "min"; where the first is equal
+              the next decides. Empty where no figure tells.
     """
 
-    criterion: str | None
-    better: str
+    criteria: tuple[tuple[str, str], ...]
 
     def update(self, system: Any, batch: Batch, truths: Sequence[Any]) -> None:
         """Take in one prepared batch; `truths` are its targets in pixels of the original images."""

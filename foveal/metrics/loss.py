@@ -12,11 +12,9 @@ class LossEvaluator:
     carries the player's name, and none tells the best epoch: one player's gain is the other's loss.
     """
 
-    better = "min"
-
     def __init__(self, players: tuple[str, ...]) -> None:
         self.players = players
-        self.criterion: str | None = "loss" if len(players) == 1 else None
+        self.criteria: tuple[tuple[str, str], ...] = (("loss", "min"),) if len(players) == 1 else ()
         self.sums: dict[str, float] = defaultdict(float)
         self.count = 0
 

@@ -132,4 +132,5 @@ def _small(image: Tensor, side: int = 640) -> Tensor:
 
 
 def _short(caption: str, width: int = 22) -> str:
+    caption = caption.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
     return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in caption.split("\n"))

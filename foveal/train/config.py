@@ -3,6 +3,7 @@
 A setting that is not known, that contradicts another or that would have no effect is an error, never ignored.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -199,21 +200,34 @@ def _owners(name: str, tables: Mapping[str, Mapping[str, Any]]) -> str:
 def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
     """Raise InputError for the first value that cannot be meant."""
 
-    def number(name: str, low: float, high: float = float("inf"), *, above: bool = False) -> None:
+    def number(name: str, low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> None:
+        """low <= value <= high; with `above`, `below` the limits themselves are out."""
         value = getattr(config, name)
         for part in value if isinstance(value, tuple) else (value,):
-            if part is not None and not (low < part <= high if above else low <= part <= high):
-                span = f"above {low}" if above else f"at least {low}"
-                raise InputError(f"{name} must be {span}{f' and at most {high}' if high < 1e9 else ''}, not {value}")
+            if part is None:
+                continue
+            if (
+                not math.isfinite(part)
+                or part < low
+                or part > high
+                or (above and part == low)
+                or (below and part == high)
+            ):
+                span = f"{'above' if above else 'at least'} {low}"
+                upper = f" and {'below' if below else 'at most'} {high}" if math.isfinite(high) else ""
+                raise InputError(f"{name} must be {span}{upper}, not {value}")
 
     for name in ("epochs", "batch_size", "accumulate", "patience"):
         number(name, 1)
     for name in ("lr", "clip", "save_minutes"):
         number(name, 0, above=True)
-    for name in ("weight_decay", "warmup", "l1", "l2", "jitter", "mixup", "cutmix", "workers", "seed"):
+    for name in ("weight_decay", "warmup", "l1", "l2", "jitter", "mixup", "cutmix", "workers"):
         number(name, 0)
-    for name in ("momentum", "ema", "betas", "decay", "label_smoothing", "shift", "cutout"):
+    for name in ("momentum", "ema", "betas", "decay", "label_smoothing"):
+        number(name, 0, 1, below=True)
+    for name in ("shift", "cutout"):
         number(name, 0, 1)
+    number("seed", 0, 2**64, below=True)
     number("crop_scale", 0, 1, above=True)
     contradictions = {
         "nesterov needs a momentum above 0": config.nesterov and not config.momentum,

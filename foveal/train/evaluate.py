@@ -1,6 +1,8 @@
 """Measure a system on data."""
 
+import math
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -19,7 +21,7 @@ def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers:
 
     Raises InputError for data of another task, or with classes that the system does not know.
     """
-    return measure(system, evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)).compute()
+    return measure(system, evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)).values
 
 
 def evaluation_loader(system: System, dataset: Dataset, batch_size: int, workers: int | None) -> Loader:
@@ -30,8 +32,18 @@ def evaluation_loader(system: System, dataset: Dataset, batch_size: int, workers
     return Loader(dataset.relabel(system.labels), pipeline, batch_size=batch_size, workers=workers)
 
 
-def measure(system: System, loader: Loader) -> Evaluator:
-    """The evaluator of the system's task, after all batches of the loader."""
+@dataclass(frozen=True)
+class Measured:
+    """What was found. values: the figures by name. rank: of two results the better has the higher one; empty where no
+    figure tells. evaluator: what the figures were computed from."""
+
+    values: dict[str, float]
+    rank: tuple[float, ...]
+    evaluator: Evaluator
+
+
+def measure(system: System, loader: Loader) -> Measured:
+    """The figures of the system's task over all batches of the loader. Raises InputError where one is not finite."""
     figures = evaluator(system)
     seen = False
     with evaluating(system):
@@ -41,7 +53,15 @@ def measure(system: System, loader: Loader) -> Evaluator:
             figures.update(system, batch.to(system.device).float(), [truth for truth in truths if truth is not None])
     if not seen:
         raise InputError(f"{loader.dataset.source}: not one image can be read")
-    return figures
+    values = figures.compute()
+    if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
+        raise InputError(
+            f"{wrong[0]} on {loader.dataset.source}: the weights of {system.name or type(system).__name__} have run "
+            "away; a lower lr, a warmup or clip may help where it is trained"
+        )
+    signs = {"max": 1, "min": -1}
+    rank = tuple(signs[better] * values[name] for name, better in figures.criteria if name in values)
+    return Measured(values, rank, figures)
 
 
 def check_task(system: System, dataset: Dataset) -> None:

@@ -14,10 +14,10 @@ from foveal.system import System
 from foveal.train.augment import BatchAugment
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.evaluate import evaluation_loader, measure
-from foveal.train.memory import explain_out_of_memory
+from foveal.train.memory import explain_failure
 from foveal.train.optim import schedule
 from foveal.train.plan import Plan
-from foveal.train.prepare import best_device, training_loader, training_splits
+from foveal.train.prepare import find_device, training_loader, training_splits
 from foveal.train.preview import preview
 from foveal.train.run import Run
 from foveal.train.screen import Meter, Screen
@@ -39,7 +39,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
     train_set, val_set = training_splits(system, dataset, config)
     torch.manual_seed(config.seed)
-    system.to(config.device or best_device())
+    system.to(find_device(config.device))
     loader = training_loader(system, train_set, config)
     val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers) if val_set else None
     augment = BatchAugment(config, train_set)
@@ -47,12 +47,15 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     run = Run.open(system, dataset, config, origins)
     learn = fit if fits else descend
 
-    with Screen(config) as screen, tracker(config.track, run.directory) as track, stop_requests() as stop:
-        if config.resume and run.restore(state):
+    tracking = tracker(config.track, run.directory)
+    with Screen(config) as screen, run.recorded(), tracking as track, stop_requests() as stop:
+        if resumed := config.resume and run.restore(state):
             screen.say(f"going on in {run.directory} after epoch {state.progress.epoch}, step {state.progress.step}")
         else:
             for line in preview(state, loader, augment, val_loader):
                 screen.say(line)
+        run.begin(resume=config.resume)
+        if not resumed:
             run.save_last(state)
         while state.progress.epoch < config.epochs and not state.progress.stale(config.patience):
             meter = Meter(loader)
@@ -61,19 +64,20 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             record |= meter.read()
             with state.averaged(), state.plan.evaluating():
                 figures = measure(system, val_loader) if val_loader else None
-                record["val"] = figures.compute() if figures else {}
-                record["best"] = state.progress.close_epoch(figures)
+                record["val"] = figures.values if figures else {}
+                record["best"] = state.progress.close_epoch(figures.rank if figures else ())
                 if record["best"]:
                     run.save_best(state, record["val"])
             record |= {"epoch": state.progress.epoch, "step": state.progress.step}
             run.log(record)
+            run.note_unreadable(loader, val_loader)
             run.save_last(state)
             track(record)
             screen.epoch(record)
             if stop.requested and state.progress.epoch < config.epochs:
                 raise run.interrupt()
         Plan().apply(system)
-        run.finish(loader.unreadable)
+        run.finish()
     return run
 
 
@@ -92,7 +96,7 @@ def descend(
             run.dump(error, state, group, loader.dataset)  # raises unless the settings say to go on
             terms = None
         except Exception as error:
-            raise explain_out_of_memory(error, state, group) from error
+            raise explain_failure(error, state, group) from error
         progress.add(terms, len(group))
         meter.images += sum(map(len, group))
         screen.step(progress, meter)

@@ -74,8 +74,13 @@ def _size_of(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def explain_out_of_memory(error: Exception, state: State, batches: Sequence[Batch]) -> Exception:
-    """The error itself; or, if it says that memory ran out, one that says which batch size fits, found by trying."""
+def explain_failure(error: Exception, state: State, batches: Sequence[Batch]) -> Exception:
+    """The error itself; or, where a smaller or larger batch would do, one that says which, found by trying."""
+    if "more than 1 value per channel" in str(error):
+        return InputError(
+            f"batch normalisation cannot learn from one value a channel: set batch_size above {len(batches[0])}, or "
+            "take a larger image_size"
+        )
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return error
     size = len(batches[0])

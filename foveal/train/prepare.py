@@ -12,11 +12,16 @@ from foveal.train.config import TrainConfig
 from foveal.train.evaluate import check_task, default_workers
 
 
-def best_device() -> str:
-    """cuda or mps where there is one, else cpu."""
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def find_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is. Raises InputError where it cannot be used."""
+    if name is None:
+        mps = "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else mps
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = "cpu, cuda and mps are known" if "device string" in str(error) else str(error).partition(". ")[0]
+        raise InputError(f"cannot use the device {name!r}: {reason}") from None
 
 
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:

@@ -9,7 +9,7 @@ import torch
 from foveal.data.loader import Loader
 from foveal.structures import Batch
 from foveal.train.augment import BatchAugment
-from foveal.train.memory import explain_out_of_memory, training_bytes
+from foveal.train.memory import explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
 from foveal.train.screen import duration
 from foveal.train.state import State
@@ -42,7 +42,7 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     except NonFinite:  # the run will meet it again, and say where
         return lines
     except Exception as error:
-        raise explain_out_of_memory(error, state, [first] * config.accumulate) from error
+        raise explain_failure(error, state, [first] * config.accumulate) from error
     state.follow(plan)
     if len(times) > 1:
         measured = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())

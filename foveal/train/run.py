@@ -3,11 +3,13 @@
 import json
 import os
 import platform
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -18,6 +20,7 @@ except ImportError:  # not on Windows
 
 import foveal
 from foveal.data.dataset import Dataset
+from foveal.data.loader import Loader
 from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import System
@@ -28,7 +31,11 @@ from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
 
 MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
-FILES = ("run.json", "metrics.jsonl", "best.safetensors", "last.safetensors", "report.html")
+# In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
+FILES = (
+    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "tensorboard"),
+    *("best.safetensors", "last.safetensors", "run.json"),
+)
 
 
 class Run:
@@ -43,24 +50,36 @@ class Run:
     def __init__(self, directory: Path, system: System, record: dict[str, Any]) -> None:
         self.directory, self.system, self.record = directory, system, record
         self.history: list[dict[str, Any]] = []
+        self.begun = False
+        self._lock: IO[str] | None = None
 
     @classmethod
     def open(cls, system: System, dataset: Dataset, config: TrainConfig, origins: Mapping[str, str]) -> "Run":
-        """A new run directory, or the one to resume. Raises InputError where it would overwrite or mix up runs."""
+        """A new run, or the one to resume, whose directory is kept from other processes; `begin` writes to it.
+
+        Raises InputError where it would overwrite or mix up runs.
+        """
         directory = Path(config.out) if config.out else _free_directory(system, dataset)
+        described = checkpoint.describe(system)
         record = {
             "foveal": foveal.__version__,
             "name": system.name,
             "task": system.task,
             "status": "running",
             "data": {"source": dataset.source, "labels": list(dataset.labels), "splits": dataset.split_counts()},
-            "config": {name: _plain(value) for name, value in asdict(config).items()},
+            "variant": described["variant"],
+            "preprocess": described["preprocess"],
+            "config": asdict(config),
             "origins": dict(origins),
             "environment": environment(system),
+            "unreadable": {},
         }
+        record = json.loads(json.dumps(record, default=repr))  # as it will be read again
         exists = (directory / "run.json").is_file()
         if exists and config.resume:
-            _check_same(directory, json.loads((directory / "run.json").read_text("utf-8")), record)
+            old = _read_record(directory)
+            _check_same(directory, old, record)
+            record = {**old, "status": "running", "environment": record["environment"]}
         elif exists and not config.overwrite:
             raise InputError(
                 f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out"
@@ -75,30 +94,58 @@ class Run:
             raise InputError(f"cannot make the run directory {directory}: {error.strerror}") from None
         run = cls(directory, system, record)
         run.lock()
-        if not config.resume:
-            for name in FILES:
-                (directory / name).unlink(missing_ok=True)
-        run.write_record()
         return run
 
     def lock(self) -> None:
         """Keep other processes from writing here; the lock ends with this process, however it ends."""
         if fcntl is None:
             return
-        self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
+        try:
+            self._lock = open(self.directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
+        except OSError as error:
+            raise InputError(f"cannot write in the run directory {self.directory}: {error.strerror}") from None
         try:
             # Of this process alone: flock's would be its workers' too, which outlive it a little when it is killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise InputError(f"another process is writing the run in {self.directory}") from None
+        except OSError:  # a file system without locks
+            pass
+
+    def begin(self, *, resume: bool) -> None:
+        """Write the record, for a new run in the place of what an older one left here."""
+        for name in () if resume else FILES:
+            path = self.directory / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        self.write_record()
+        self.begun = True
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Where the block fails after the run has begun, its record says so."""
+        try:
+            yield
+        except InputError as error:
+            if self.begun:
+                with suppress(InputError):  # the first error is the one to tell
+                    self.write_record(status="failed", error=str(error))
+            raise
+        finally:
+            if self._lock:
+                self._lock.close()
 
     def write_record(self, **changes: Any) -> None:
         """run.json with some entries changed."""
         self.record.update(changes)
         path = self.directory / "run.json"
         temporary = path.with_suffix(".json.tmp")
+        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
         try:
-            temporary.write_text(json.dumps(self.record, indent=1, ensure_ascii=False) + "\n", "utf-8")
+            # File names that are no text in any encoding come as lone surrogates; JSON has its own way to write them.
+            temporary.write_text(text, "utf-8", "backslashreplace")
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -146,19 +193,19 @@ class Run:
     def interrupt(self) -> Interrupted:
         """Note that the run stops here, its state saved; the exception that says so."""
         self.write_record(status="interrupted")
-        return Interrupted(f"stopped and saved; go on with --resume --out {self.directory}")
+        return Interrupted(f"stopped and saved; to go on, add --resume --out {self.directory} to the same command")
 
-    def finish(self, unreadable: Mapping[str, str]) -> None:
+    def note_unreadable(self, *loaders: Loader | None) -> None:
+        """List in the record the images that could not be read, with those of before a resumption."""
+        found = {name: reason for loader in loaders if loader for name, reason in loader.unreadable.items()}
+        if found.keys() - self.record["unreadable"].keys():
+            self.write_record(unreadable={**self.record["unreadable"], **found})
+
+    def finish(self) -> None:
         """Give the system its best weights and close the record."""
         best = checkpoint.read(self.directory)
         checkpoint.load_weights(self.system.eval(), best.weights, best.path)
-        self._lock.close()
-        self.write_record(
-            status="finished",
-            best_epoch=best.header["epoch"],
-            result=best.header["metrics"],
-            unreadable=dict(unreadable),
-        )
+        self.write_record(status="finished", best_epoch=best.header["epoch"], result=best.header["metrics"])
 
     def dump(self, error: NonFinite, state: State, batches: Sequence[Batch], dataset: Dataset) -> None:
         """Keep the images of a step that went wrong, and make the system fit to go on, if that is the policy.
@@ -172,7 +219,6 @@ class Run:
         where = {"epoch": progress.epoch + 1, "step": progress.step, "images": names}
         checkpoint.save(path, where, {"images": torch.cat([batch.images for batch in batches])})
         if policy == "stop" or progress.skipped == MAX_SKIPPED:
-            self.write_record(status="failed", error=str(error))
             raise InputError(
                 f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
                 f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
@@ -220,6 +266,20 @@ def _free_directory(system: System, dataset: Dataset) -> Path:
     return directory
 
 
+def _read_record(directory: Path) -> dict[str, Any]:
+    path = directory / "run.json"
+    try:
+        record = json.loads(path.read_text("utf-8", "surrogateescape"))
+        missing = {"name", "status", "data", "variant", "preprocess", "config", "unreadable"} - record.keys()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, AttributeError):
+        missing = {"JSON"}
+    if missing:
+        raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}; --overwrite begins anew")
+    return record
+
+
 def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """InputError where the run to resume is not the one that is asked for."""
     for what, before, now in (
@@ -229,14 +289,9 @@ def _check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> No
     ):
         if before != now:
             raise InputError(f"{directory} cannot go on: its {what} were {before}, now {now}")
-    for field in fields(TrainConfig):
-        before, now = old["config"].get(field.name), new["config"][field.name]
-        if field.name not in EXECUTION and before != now:
-            raise InputError(f"{directory} cannot go on with {field.name} {now}: it runs with {before}")
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)
+    for part in ("variant", "preprocess", "config"):
+        for name in {**new[part], **old[part]}:
+            before, now = old[part].get(name), new[part].get(name)
+            if before != now and name not in EXECUTION:
+                shown = "image_size" if (part, name) == ("preprocess", "size") else name
+                raise InputError(f"{directory} cannot go on with {shown} {now}: it runs with {before}")

@@ -1,6 +1,6 @@
 """All that a training run is at one moment: what `last.safetensors` holds and what a resumption brings back."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveal.metrics import Evaluator
 from foveal.system import System
 from foveal.train.checkpoint import flatten, unflatten
 from foveal.train.config import TrainConfig
@@ -24,7 +23,7 @@ class Progress:
     step:         optimizer steps done in all.
     totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
     skipped:      steps left out because their loss was not finite.
-    best, best_epoch: the best value of the criterion so far; None before the first evaluation.
+    best, best_epoch: the highest rank so far; None before the first evaluation.
     """
 
     epoch: int = 0
@@ -32,7 +31,7 @@ class Progress:
     step: int = 0
     totals: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
-    best: float | None = None
+    best: list[float] | None = None
     best_epoch: int = 0
 
     def add(self, terms: Mapping[str, float] | None, batches: int) -> None:
@@ -47,15 +46,12 @@ class Progress:
         """Each loss term, mean over the steps of the epoch under way."""
         return {name: total / self.totals["steps"] for name, total in self.totals.items() if name != "steps"}
 
-    def close_epoch(self, figures: Evaluator | None) -> bool:
-        """Count the epoch as done; whether it is the best so far. Without a criterion the latest is."""
+    def close_epoch(self, rank: Sequence[float]) -> bool:
+        """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest."""
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
-        value = figures.compute()[figures.criterion] if figures and figures.criterion else None
-        if figures and value is not None and self.best is not None:
-            better = value > self.best if figures.better == "max" else value < self.best
-            if not better:
-                return False
-        self.best, self.best_epoch = value, self.epoch
+        if rank and self.best is not None and list(rank) <= self.best:
+            return False
+        self.best, self.best_epoch = list(rank), self.epoch
         return True
 
     def stale(self, patience: int | None) -> bool:

@@ -1,7 +1,7 @@
 """Metrics to an outside viewer, besides metrics.jsonl."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ def tracker(kind: str, directory: Path) -> Iterator[Callable[[dict[str, Any]], N
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("tensorboard is not installed; it comes with: pip install 'foveal[track]'") from None
-    with SummaryWriter(str(directory / "tensorboard")) as writer:
+    with ExitStack() as stack:
+        writers: list[SummaryWriter] = []  # made with the first record, when the run directory is in order
 
         def track(record: dict[str, Any]) -> None:
+            if not writers:
+                writers.append(stack.enter_context(SummaryWriter(str(directory / "tensorboard"))))
             for split in ("train", "val"):
                 for name, value in record[split].items():
-                    writer.add_scalar(f"{name}/{split}", value, record["epoch"])
-            writer.add_scalar("lr", record["lr"], record["epoch"])
-            writer.add_scalar("images per second", record["images_per_second"], record["epoch"])
-            writer.flush()
+                    writers[0].add_scalar(f"{name}/{split}", value, record["epoch"])
+            writers[0].add_scalar("lr", record["lr"], record["epoch"])
+            writers[0].add_scalar("images per second", record["images_per_second"], record["epoch"])
+            writers[0].flush()
 
         yield track

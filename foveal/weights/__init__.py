@@ -1,6 +1,7 @@
 """Weights of any publisher into a system: one file a publisher, with how its names map to ours."""
 
 import re
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -87,7 +88,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         # A record of command-line arguments is often kept beside the weights, and only holds values.
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load meets a foreign file with whatever its bytes lead to
         if match := re.search(r"GLOBAL (\S+)", str(error)):

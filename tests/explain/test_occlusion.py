@@ -60,17 +60,18 @@ def test_windows_go_through_the_network_together(system: Any, images: Tensor, mo
     passes: list[int] = []
     system.register_forward_hook(lambda network, inputs, output: passes.append(len(output)))
     together = occlusion(system, images, "3", 4, 2)
-    assert passes == [2, 2 * 49]
-    monkeypatch.setattr(module, "PIXELS", 7 * 2 * 256)  # seven windows on two images
+    assert passes == [1, 49] * 2
+    monkeypatch.setattr(module, "PIXELS", 7 * 256)
     assert relative_error(occlusion(system, images, "3", 4, 2), together) < 1e-12
-    assert passes[2:] == [2, *[2 * 7] * 7]
+    assert passes[4:] == [1, *[7] * 7] * 2
     monkeypatch.setattr(module, "PIXELS", 1)
     assert relative_error(occlusion(system, images, "3", 4, 2), together) < 1e-12
 
 
 def test_nothing_is_left_behind(system: Any, images: Tensor) -> None:
     before, expected = images.clone(), occlusion(system, images, "3")
-    assert torch.equal(occlusion(system.train(), images, "3"), expected)
+    with torch.inference_mode():
+        assert torch.equal(occlusion(system.train(), images, "3"), expected)
     assert system.training
     assert torch.equal(images, before)
 
@@ -102,4 +103,5 @@ def test_equal_to_captum(
     theirs = captum.Occlusion(system).attribute(
         images, (3, *window), (3, *stride), filled.expand(3, 16, 16)[None], target=3, perturbations_per_eval=16
     )
-    assert relative_error(occlusion(system, images, "3", window, stride, colour), theirs[:, 0]) < 1e-9
+    # It adds the drops up in float32.
+    assert relative_error(occlusion(system, images, "3", window, stride, colour), theirs[:, 0]) < 1e-6

@@ -24,7 +24,7 @@ def test_gradient_is_that_of_differences(name: str) -> None:
             moved = image.clone()
             moved[0, channel, row, column] += side
             scores.append(system.score(moved, "7"))
-        difference = float(scores[0] - scores[1]) / (2 * step)
+        difference = (scores[0] - scores[1]).item() / (2 * step)
         assert float(gradient[0, channel, row, column]) == pytest.approx(difference, rel=1e-4, abs=1e-6)
 
 

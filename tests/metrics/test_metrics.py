@@ -67,5 +67,5 @@ def test_losses_as_figures() -> None:
         figures = evaluator.compute()
         assert set(figures) == names
         assert figures[min(names)] == pytest.approx(float(values.mean()), rel=1e-5)
-        assert evaluator.criterion == ("loss" if len(players) == 1 else None)
+        assert evaluator.criteria == ((("loss", "min"),) if len(players) == 1 else ())
     assert figures["b_loss"] == pytest.approx(2 * figures["a_loss"])
