@@ -22,9 +22,9 @@ RunOrName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|NAME
 
 def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
     """The words of a command line as the dataclass `kind`. Raises InputError with one line for what does not fit."""
-    errors = io.StringIO()
+    errors, help = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(help):
             return tyro.cli(
                 kind,
                 prog=f"foveal {verb}",
@@ -33,6 +33,9 @@ def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
             )
     except SystemExit as end:
         if not end.code:
+            # What may be left out is said by its default, None; the columns of the table stay where they are.
+            text = re.sub(r"\{None\}\|(\S+)", lambda found: found[1].ljust(len(found[0])), help.getvalue())
+            print(re.sub(r" +$", "", text, flags=re.MULTILINE), end="")
             raise
         raise InputError(f"{_message(errors.getvalue())} (foveal {verb} --help)") from None
 

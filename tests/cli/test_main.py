@@ -33,6 +33,7 @@ def test_help(works: Callable[..., Answer], words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_of_a_verb(works: Callable[..., Answer], verb: str) -> None:
     answer = works(verb, "--help")
+    assert "{None}" not in answer.out
     assert f"Example: foveal {verb} " in answer.out
     assert "--json" in answer.out
     assert answer.err == ""
