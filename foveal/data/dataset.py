@@ -1,7 +1,8 @@
 """A data set: images, targets, class names and splits, held as flat arrays that worker processes share."""
 
 import os
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +36,14 @@ class Images(Protocol):
 class ImageFiles:
     """Image files below a folder; their paths stand in one row of bytes."""
 
-    def __init__(self, root: Path, paths: Sequence[str]) -> None:
-        encoded = [os.fsencode(path) for path in paths]
+    def __init__(self, root: Path, paths: Iterable[str]) -> None:
+        row, ends = bytearray(), array("q")
+        for path in paths:
+            row += os.fsencode(path)
+            ends.append(len(row))
         self.root = root
-        self.ends = np.cumsum([len(path) for path in encoded], dtype=np.int64)
-        self.paths = np.frombuffer(b"".join(encoded), np.uint8)
+        self.ends = np.array(ends)
+        self.paths = np.frombuffer(row, np.uint8)
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -59,6 +63,19 @@ class ImageFiles:
                 file.seek(start)
                 parts.append(file.read(_PART))
         return b"".join(parts)
+
+    def twice(self) -> Iterator[tuple[int, int]]:
+        """(the first, another) index of each path that is there more than once."""
+        # Numbers in place of a dictionary of millions of paths; those that are equal are then looked at.
+        marks = np.fromiter((hash(os.path.normpath(self._path(i))) for i in range(len(self))), np.int64, len(self))
+        order = np.argsort(marks, kind="stable")
+        first = 0
+        for place in (np.flatnonzero(np.diff(marks[order]) == 0) + 1).tolist():
+            if marks[order[first]] != marks[order[place]]:
+                first = place - 1
+            one, two = int(order[first]), int(order[place])
+            if os.path.normpath(self._path(one)) == os.path.normpath(self._path(two)):
+                yield one, two
 
     def _path(self, index: int) -> str:
         start = self.ends[index - 1] if index else 0

@@ -1,12 +1,13 @@
 """Data sets by name or path: the built-in ones, a folder for each class, a CSV file."""
 
 import csv
-import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,87 +67,116 @@ def from_folder(root: Path) -> Dataset:
             f"{root} has folders of splits ({', '.join(map(str, parents))}) beside others ({', '.join(others[:5])}); "
             "a class with the name of a split needs a CSV file"
         )
-    rows = [
-        (f"{folder.relative_to(root)}/{image}", folder.name, split)
-        for split, parent in (parents or {None: root}).items()
-        for folder in _folders(parent)
-        for image in image_files(folder, root)
-    ]
-    if not rows:
+    rows = _collect(
+        root,
+        (
+            (f"{folder.relative_to(root)}/{image}", folder.name, split)
+            for split, parent in (parents or {None: root}).items()
+            for folder in _folders(parent)
+            for image in image_files(folder, root)
+        ),
+    )
+    if not rows.labels:
         raise InputError(
             f"{root} has no images in the folders of its classes ({', '.join(sorted(IMAGE_SUFFIXES))}); "
             "images belong in one folder for each class"
         )
-    if unused := [parent for split, parent in parents.items() if split not in {split for _, _, split in rows}]:
+    if unused := [parent for split, parent in parents.items() if _code(split) not in rows.splits]:
         raise InputError(f"{unused[0]} has no images in folders of classes; add some or remove it")
     classes = {folder.name for parent in (parents or {None: root}).values() for folder in _folders(parent)}
-    if empty := sorted(classes - {label for _, label, _ in rows}):
+    if empty := sorted(classes - set(rows.labels)):
         raise InputError(f"{root}: no images in the folder of class {', '.join(empty[:5])}; add some or remove it")
-    return _labelled(str(root), root, rows)
+    return _labelled(str(root), rows)
 
 
 def from_csv(path: Path) -> Dataset:
     """Rows of path (relative to the CSV's folder), label and, if wanted, split."""
     try:
-        text = path.read_text("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True)
-        columns = list(reader.fieldnames or ())
-        complaints = [f"unknown column {column!r}" for column in columns if column not in CSV_COLUMNS]
-        complaints += [f"no column {column!r}" for column in CSV_COLUMNS[:2] if column not in columns]
-        complaints += [f"two columns {column!r}" for column in CSV_COLUMNS if columns.count(column) > 1]
-        if complaints:
-            raise InputError(f"{path}: {', '.join(complaints)}; the columns are path, label and, if wanted, split")
-        rows: list[tuple[str, str, str | None]] = []
-        for row in reader:
-            if None in row or None in row.values() or not row["path"] or not row["label"]:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}"
-                )
-            split = row.get("split") or None
-            if split is not None and split.lower() not in SPLIT_NAMES:
-                raise InputError(f"{path}, line {reader.line_num}: unknown split {split!r}{nearest(split, SPLITS)}")
-            rows.append((row["path"], row["label"], split and SPLIT_NAMES[split.lower()]))
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = _collect(path.parent, _csv_rows(path, file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    if not rows:
+    if not rows.labels:
         raise InputError(f"{path} has no rows")
-    if len({split is None for _, _, split in rows}) > 1:
+    if UNSPLIT in rows.splits and rows.splits.max() != UNSPLIT:
         raise InputError(f"{path}: the column split is filled in some rows and empty in others")
-    known: dict[str, tuple[str, str | None]] = {}
-    for image, label, split in rows:
-        before = known.setdefault(os.path.normpath(image), (label, split))
-        for kind, one, two in zip(("labels", "splits"), before, (label, split), strict=True):
-            if one != two:
-                raise InputError(f"{path}: {image} has two {kind}, {one!r} and {two!r}")
-    lost = [image for image in known if not (path.parent / image).is_file()]
+    for first, again in rows.images.twice():
+        for kind, names, codes in (("labels", rows.labels, rows.classes), ("splits", SPLITS, rows.splits)):
+            if codes[first] != codes[again]:
+                one, two = (names[codes[index]] for index in (first, again))
+                raise InputError(f"{path}: {rows.images.name(again)} has two {kind}, {one!r} and {two!r}")
+    lost = [index for index in range(len(rows.images)) if not os.path.isfile(rows.images.name(index))]
     if lost:
-        raise InputError(f"{path}: {len(lost)} of {len(known)} images do not exist, first {path.parent / lost[0]}")
-    return _labelled(str(path), path.parent, rows)
+        first_lost = rows.images.name(lost[0])
+        raise InputError(f"{path}: {len(lost)} of {len(rows.images)} images do not exist, first {first_lost}")
+    return _labelled(str(path), rows)
 
 
-def _labelled(source: str, root: Path, rows: Sequence[tuple[str, str, str | None]]) -> Dataset:
-    """A data set to classify, from (path below root, label, split) of each image."""
-    labels = sorted({label for _, label, _ in rows}, key=_natural)
+def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
+    """(path, label, split) of each row."""
+    reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+    columns = list(reader.fieldnames or ())
+    complaints = [f"unknown column {column!r}" for column in columns if column not in CSV_COLUMNS]
+    complaints += [f"no column {column!r}" for column in CSV_COLUMNS[:2] if column not in columns]
+    complaints += [f"two columns {column!r}" for column in CSV_COLUMNS if columns.count(column) > 1]
+    if complaints:
+        raise InputError(f"{path}: {', '.join(complaints)}; the columns are path, label and, if wanted, split")
+    for row in reader:
+        if None in row or None in row.values() or not row["path"] or not row["label"]:
+            raise InputError(f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}")
+        split = row.get("split") or None
+        if split is not None and split.lower() not in SPLIT_NAMES:
+            raise InputError(f"{path}, line {reader.line_num}: unknown split {split!r}{nearest(split, SPLITS)}")
+        yield row["path"], row["label"], split and SPLIT_NAMES[split.lower()]
+
+
+class _Rows(NamedTuple):
+    """Images in flat arrays, since there may be millions."""
+
+    images: ImageFiles
+    labels: list[str]  # class names, in the order in which they came
+    classes: np.ndarray  # (N,) index into `labels`
+    splits: np.ndarray  # (N,) code of the split, or UNSPLIT
+
+
+def _code(split: str | None) -> int:
+    return UNSPLIT if split is None else SPLITS.index(split)
+
+
+def _collect(root: Path, rows: Iterable[tuple[str, str, str | None]]) -> _Rows:
+    """From (path below root, label, split) of each image."""
+    index: dict[str, int] = {}
+    classes, splits = array("i"), array("b")
+
+    def paths() -> Iterator[str]:
+        for path, label, split in rows:
+            classes.append(index.setdefault(label, len(index)))
+            splits.append(_code(split))
+            yield path
+
+    return _Rows(ImageFiles(root, paths()), list(index), np.array(classes), np.array(splits))
+
+
+def _labelled(source: str, rows: _Rows) -> Dataset:
+    """A data set to classify."""
+    labels = sorted(rows.labels, key=_natural)
     if len(labels) < 2:
         raise InputError(f"{source} has one class only, {labels[0]!r}; to classify takes two or more")
-    index = {label: number for number, label in enumerate(labels)}
-    images = ImageFiles(root, [path for path, _, _ in rows])
-    splits = np.array([UNSPLIT if split is None else SPLITS.index(split) for _, _, split in rows], np.int8)
-    present = set(splits.tolist())
-    if UNSPLIT in present:
-        splits = _split(source, images, range(len(rows)), test=True)
-    elif SPLITS.index("train") in present and SPLITS.index("val") not in present:
+    place = {label: number for number, label in enumerate(labels)}
+    classes = np.array([place[label] for label in rows.labels])[rows.classes]
+    splits = rows.splits
+    if UNSPLIT in splits:
+        splits = _split(source, rows.images, range(len(rows.images)), test=True)
+    elif SPLITS.index("train") in splits and SPLITS.index("val") not in splits:
         # The images that are for training have to give some for validation.
         train = np.flatnonzero(splits == SPLITS.index("train"))
-        splits[train] = _split(source, images, train.tolist(), test=False)
-    return Dataset(
-        source, "classify", tuple(labels), images, LabelColumn([index[label] for _, label, _ in rows]), splits
-    )
+        splits[train] = _split(source, rows.images, train, test=False)
+    return Dataset(source, "classify", tuple(labels), rows.images, LabelColumn(classes), splits)
 
 
-def _split(source: str, images: ImageFiles, which: range | list[int], *, test: bool) -> np.ndarray:
+def _split(source: str, images: ImageFiles, which: range | np.ndarray, *, test: bool) -> np.ndarray:
     try:
         return split_by_content(images, which, test=test)
     except OSError as error:

@@ -25,7 +25,7 @@ def split_by_content(images: Images, which: Iterable[int], *, test: bool) -> np.
 
     Sets so small that a split came out empty give it the image nearest to its share.
     """
-    positions = np.array([content_position(images.content(index)) for index in which])
+    positions = np.fromiter((content_position(images.content(int(index))) for index in which), np.float64)
     distinct = np.unique(positions)
     shares = [("test", TEST_SHARE)] * test + [("val", VAL_SHARE)]
     if len(distinct) <= len(shares):

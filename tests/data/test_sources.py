@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from foveal.data import sources
 from foveal.data.dataset import Dataset
 from foveal.data.sources import image_files, load_dataset
 from foveal.errors import InputError
@@ -309,6 +310,7 @@ def test_csv_takes_validation_from_training(images: Path) -> None:
         ("path,label\n0.png,a\n1.png\n", ["line 3"]),
         ("path,label\n0.png,a\n1.png,b,c\n", ["line 3"]),
         ("path,label,split\n0.png,a,train\n1.png,b,trian\n", ["line 3", "unknown split 'trian'", "did you mean train"]),
+        ("path,label\n0.png,a\n2.png,b\n1.png,b\n3.png,b\n./1.png,a\n", ["1.png has two labels, 'b' and 'a'"]),
         ("path,label,split\n0.png,a,train\n1.png,b,\n", ["filled in some rows and empty in others"]),
         ("path,label\n0.png,a\n1.png,a\n2.png,a\n", ["one class only", "'a'"]),
         ("path,label\n0.png,a\n0.png,b\n", ["0.png has two labels, 'a' and 'b'"]),
@@ -334,15 +336,15 @@ def test_the_same_row_twice_is_the_same_image(images: Path) -> None:
 def test_a_csv_that_cannot_be_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(images, "\n".join(LINES))
 
-    def refuse(self: Path, *arguments: object) -> str:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(file: Path, *arguments: object, **settings: object) -> None:
+        raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(sources, "open", refuse, raising=False)
     error(path, str(path), "Permission denied")
 
 
 def test_an_image_that_cannot_be_opened_is_named(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(images, "\n".join(LINES))
     (images / "4.png").unlink()
-    monkeypatch.setattr(Path, "is_file", lambda self: True)  # it goes between the check and the reading
+    monkeypatch.setattr(os.path, "isfile", lambda path: True)  # it goes between the check and the reading
     error(path, str(images / "4.png"), "No such file")
