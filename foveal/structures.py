@@ -176,8 +176,10 @@ class Batch:
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 pixels as float32 in [0, 1]; a float image as it is."""
-    return image.to(torch.float32).div_(255) if image.dtype == torch.uint8 else image
+    """uint8 pixels as float32 in [0, 1], contiguous; a float image as it is."""
+    if image.dtype != torch.uint8:
+        return image
+    return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
 def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Tensor, list[torch.Size | None]]]] | None:

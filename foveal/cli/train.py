@@ -1,6 +1,7 @@
 """foveal train"""
 
 import re
+import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -14,7 +15,7 @@ from foveal.train.config import TrainConfig, resolve
 
 @dataclass(frozen=True)
 class Options:
-    """Train a system on your images and leave a run directory: checkpoints, metrics, configuration, pictures.
+    """Train a system on your images and leave a run directory: checkpoints, metrics, a report.
 
     Example: foveal train resnet_nano --data digits --epochs 20 --out runs/digits
 
@@ -50,6 +51,7 @@ def run(words: list[str]) -> None:
 
     from foveal.data.sources import load_dataset
     from foveal.report.draw import save_pictures
+    from foveal.report.html import write_report
     from foveal.train.loop import train
 
     dataset = load_dataset(options.data)
@@ -57,10 +59,16 @@ def run(words: list[str]) -> None:
     torch.manual_seed(config.seed)
     system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
     finished = train(system, dataset, config)
-    save_pictures(finished.directory, system.pictures())
+    try:
+        save_pictures(finished.directory, system.pictures())
+        report = str(write_report(finished.directory, dataset, system))
+    except InputError as error:  # what was learned is safe, so this run has not failed
+        print("foveal: no report:", error, file=sys.stderr)
+        report = None
     result = finished.record["result"]
     document = {
         "run": str(finished.directory),
+        "report": report,
         "system": name,
         "best_epoch": finished.record["best_epoch"],
         "epochs": len(finished.history),
@@ -72,6 +80,8 @@ def run(words: list[str]) -> None:
     if document["unreadable"]:
         lines.append(f"images that cannot be read: {len(document['unreadable'])}, listed in run.json")
     lines.append(f"run directory: {finished.directory}")
+    if report:
+        lines.append(f"report: {report}")
     answer(document, options.json, "\n".join(lines))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 
@@ -169,12 +170,19 @@ def _collate(samples: list[Sample]) -> Batch:
     if len({image.dtype for image in images}) > 1:
         images = [to_float(image) for image in images]
     return Batch(
-        torch.stack(images).contiguous(),
+        _stack(images),
         tuple(sample.target for sample in samples if sample.target is not None),
         torch.tensor([sample.index for sample in samples]),
         torch.stack([sample.affine for sample in samples]).float(),
         torch.tensor([sample.size for sample in samples]),
     )
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    """(B, 3, H, W), laid out in memory as the images are: to change that is for those who wait for no worker."""
+    if images[0].stride(0) == 1:
+        return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    return torch.stack(images)
 
 
 def _as_it_is(fetched: Any) -> Any:

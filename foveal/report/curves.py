@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foveal.report.parts import Html, number, tag, void
+from foveal.report.parts import Html, number, tag
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176  # edges of the plot itself; the rest is for numbers
@@ -46,33 +46,34 @@ def chart(name: str, lines: Mapping[str, Points], best: int | None) -> Html:
         ticks = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     else:
         low, high = (low, high) if low < high else (min(low, 0.0), max(high, 0.0) or 1.0)
-        ticks = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high).tolist()
+        ticks = list(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     first, last = min(epochs), max(epochs)
 
     def x(epoch: float) -> float:
         return LEFT + (RIGHT - LEFT) * ((epoch - first) / (last - first) if last > first else 0.5)
 
     def y(value: float) -> float:
-        bottom, top, value = (map(math.log10, (ticks[0], ticks[-1], value))) if logarithmic else (
-            ticks[0], ticks[-1], value)  # fmt: skip
-        return BOTTOM - (BOTTOM - TOP) * (value - bottom) / (top - bottom)
+        bottom, top, at = (math.log10(v) if logarithmic else v for v in (ticks[0], ticks[-1], value))
+        return BOTTOM - (BOTTOM - TOP) * (at - bottom) / (top - bottom)
 
-    drawn = []
+    decimals = 0 if logarithmic else max(len(f"{tick:.6g}".partition(".")[2]) for tick in ticks)
+    drawn = [tag("text", "epoch", x=LEFT - 6, y=HEIGHT - 8, text_anchor="end")]
     for tick in ticks:
-        drawn.append(void("line", x1=LEFT, x2=RIGHT, y1=f"{y(tick):.1f}", y2=f"{y(tick):.1f}", class_="grid"))
-        drawn.append(tag("text", f"{tick:.6g}", x=LEFT - 6, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
-    whole = MaxNLocator(6, integer=True, min_n_ticks=1).tick_values(first, last).tolist()
+        shown = f"{tick:g}" if logarithmic else f"{tick:.{decimals}f}"
+        drawn.append(tag("line", x1=LEFT, x2=RIGHT, y1=f"{y(tick):.1f}", y2=f"{y(tick):.1f}", class_="grid"))
+        drawn.append(tag("text", shown, x=LEFT - 6, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
+    whole = MaxNLocator(6, integer=True, min_n_ticks=1).tick_values(first, last)
     for tick in [tick for tick in whole if first <= tick <= last]:
         drawn.append(tag("text", f"{tick:.0f}", x=f"{x(tick):.1f}", y=HEIGHT - 8, text_anchor="middle"))
     if best is not None:
-        drawn.append(void("line", x1=f"{x(best):.1f}", x2=f"{x(best):.1f}", y1=TOP, y2=BOTTOM, class_="best"))
+        drawn.append(tag("line", x1=f"{x(best):.1f}", x2=f"{x(best):.1f}", y1=TOP, y2=BOTTOM, class_="best"))
     keys, said = [], []
     for split, points in lines.items():
         path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in thinned(points))
-        drawn.append(void("polyline", points=path, class_=split))
+        drawn.append(tag("polyline", points=path, class_=split))
         marked = dict(points).get(best) if best is not None else None
         if marked is not None:
-            drawn.append(void("circle", cx=f"{x(best or 0):.1f}", cy=f"{y(marked):.1f}", r=3.5, class_=split))
+            drawn.append(tag("circle", cx=f"{x(best or 0):.1f}", cy=f"{y(marked):.1f}", r=3.5, class_=split))
         shown = number(points[-1][1] if marked is None else marked)
         keys.append(tag("span", f"{split} ", tag("b", shown), class_=split))
         said.append(f"{split} from {number(points[0][1])} to {number(points[-1][1])}")
@@ -90,7 +91,5 @@ def thinned(points: Points) -> Points:
     length = math.ceil(2 * len(points) / MOST_POINTS)
     stretches = [points[start : start + length] for start in range(0, len(points), length)]
     return [
-        point
-        for part in stretches
-        for point in sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
+        point for part in stretches for point in sorted({min(part, key=lambda p: p[1]), max(part, key=lambda p: p[1])})
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from foveal.errors import InputError
@@ -72,11 +73,10 @@ def save_predictions(directory: Path, document: Mapping[str, Any], images: Seque
 
 def explanation_figure(found: Explanation, curves: Curves) -> Any:
     """A matplotlib figure: the image, the heat over it, and the curves of deletion and insertion beside random ones."""
-    from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
-    image, heat = _small(to_float(found.image)).permute(1, 2, 0).clamp(0, 1).cpu(), _small(found.heat[None])[0]
+    image, heat = small(to_float(found.image)).permute(1, 2, 0).clamp(0, 1).cpu(), small(found.heat[None])[0]
     height = 0.8 + 3.4 * min(max(image.shape[0] / image.shape[1], 0.85), 1.5)
     figure = Figure(figsize=(12, height), dpi=110, layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.2))
@@ -86,13 +86,9 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
     left.imshow(image.numpy(), interpolation="nearest")
     name = _short(found.target, 32)
     left.set_title(f"{name}\nprobability {found.probability:.3f}", fontsize=11, parse_math=False)
-    # Grey and darker below, so that colours are the map's; where there is no evidence they let all of it through.
-    grey = 0.8 * (image @ image.new_tensor([0.299, 0.587, 0.114]))
-    middle.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    part = np.linspace(0, 1, 256)
-    colours = colormaps["inferno"](part)
-    colours[:, 3] = 0.75 * (1 - (1 - part) ** 2)
-    shown = middle.imshow(heat.numpy(), cmap=ListedColormap(colours), vmin=0, vmax=1, interpolation="nearest")
+    middle.imshow(_grey(image).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    colours = ListedColormap(_heat_colours())
+    shown = middle.imshow(heat.numpy(), cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(shown, ax=(left, middle), fraction=0.03, label="evidence, share of the highest")
     bar.ax.set_facecolor("0.4")
     middle.set_title(f"evidence for {name}\nby {found.method}", fontsize=11, parse_math=False)
@@ -113,6 +109,29 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
     return figure
 
 
+def overlay(image: Tensor, heat: Tensor) -> Tensor:
+    """An image (3, H, W) with a heat (H, W) in [0, 1] over it, as in `explanation_figure`: (3, H, W) in [0, 1]."""
+    grey = _grey(to_float(image).permute(1, 2, 0).clamp(0, 1).cpu())
+    colours = torch.from_numpy(_heat_colours()).to(grey)
+    over = colours[(heat.cpu().clamp(0, 1) * (len(colours) - 1)).round().long()]  # (H, W, 4)
+    return (over[..., :3] * over[..., 3:] + grey[..., None] * (1 - over[..., 3:])).permute(2, 0, 1)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """(H, W, 3) -> (H, W), darker, so that colours are those of what is laid over it."""
+    return 0.8 * (image @ image.new_tensor([0.299, 0.587, 0.114]))
+
+
+def _heat_colours() -> np.ndarray:
+    """(256, 4): a colour for each heat; where there is no evidence it lets all of the image through."""
+    from matplotlib import colormaps
+
+    part = np.linspace(0, 1, 256)
+    colours = colormaps["inferno"](part)
+    colours[:, 3] = 0.75 * (1 - (1 - part) ** 2)
+    return colours
+
+
 def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Path]:
     """The figure as PNG and the raw map beside it as .npy; both files. Raises InputError where one is not writable."""
     save_figure(explanation_figure(found, curves), path)
@@ -124,8 +143,8 @@ def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Pat
     return [path, raw]
 
 
-def _small(image: Tensor, side: int = 640) -> Tensor:
-    """(C, H, W) float, no larger than can be seen in a figure."""
+def small(image: Tensor, side: int = 640) -> Tensor:
+    """(C, H, W), no larger than can be seen in a figure."""
     scale = side / max(image.shape[-2:])
     height, width = (max(1, round(scale * n)) for n in image.shape[-2:])
     return image if scale >= 1 else resize(image, (height, width))

@@ -32,15 +32,17 @@ def join(parts: Iterable[Any], between: str = "") -> Html:
     return Html(between.join(part if isinstance(part, Html) else text(part) for part in parts))
 
 
-def tag(name: str, *content: Any, **attributes: Any) -> Html:
+def tag(name: str, /, *content: Any, **attributes: Any) -> Html:
     """An element. `class_` stands for the attribute class; an attribute that is None is left out."""
     shown = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"' for key, value in attributes.items() if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{text(value)}"'
+        for key, value in attributes.items()
+        if value is not None
     )
     return Html(f"<{name}{shown}>{join(content)}</{name}>")
 
 
-def void(name: str, **attributes: Any) -> Html:
+def void(name: str, /, **attributes: Any) -> Html:
     """An element that has no content, and so no end."""
     return Html(tag(name, **attributes).removesuffix(f"</{name}>"))
 
@@ -78,8 +80,8 @@ def note(content: Any) -> Html:
 
 
 def number(value: float) -> str:
-    """Four decimals, as the command line shows figures; four digits where they would say nothing."""
-    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
+    """Four decimals, as the command line shows figures; four digits where that is too few or too many."""
+    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10 else f"{value:.4g}"
 
 
 def plain(value: Any) -> str:
