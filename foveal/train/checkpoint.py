@@ -102,11 +102,11 @@ def read(run_or_file: str | PathLike[str], *, state: bool = False, prefer: str =
         raise InputError(f"{path} is not a checkpoint of foveal; published weights go to create(NAME, weights=FILE)")
     try:
         header = json.loads(metadata["foveal"])
-        newer = header["format"] > FORMAT
+        newer, writer = header["format"] > FORMAT, header["foveal"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"the header of {path} is damaged: {error!r}") from None
     if newer:
-        raise InputError(f"{path} was written by a newer foveal ({header['foveal']}); this is {foveal.__version__}")
+        raise InputError(f"{path} was written by a newer foveal ({writer}); this is {foveal.__version__}")
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAIN)}
     training = {name[len(TRAIN) :]: tensor for name, tensor in tensors.items() if name.startswith(TRAIN)}
     return Checkpoint(path, header, weights, training)
@@ -142,15 +142,26 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: System | None = None
             raise InputError(
                 f"{checkpoint.path} holds a system that is not in the catalog: build it and use load(..., system=yours)"
             )
-        system = create(
+        system = _rebuild(checkpoint)
+    load_weights(system, checkpoint.weights, checkpoint.path)
+    system.licence = header["licence"]
+    return system.eval()
+
+
+def _rebuild(checkpoint: Checkpoint) -> System:
+    """The system that the header describes, its weights not yet loaded."""
+    header = checkpoint.header
+    try:
+        return create(
             header["name"],
             labels=header["labels"],
             preprocess=Preprocess(**{name: _tuple(value) for name, value in header["preprocess"].items()}),
             **{name: _tuple(value) for name, value in header["variant"].items()},
         )
-    load_weights(system, checkpoint.weights, checkpoint.path)
-    system.licence = header["licence"]
-    return system.eval()
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from None
+    except Exception as error:  # a damaged header can say anything
+        raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
 
 
 def load_weights(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

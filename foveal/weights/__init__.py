@@ -1,12 +1,16 @@
 """Weights of any publisher into a system: one file a publisher, with how its names map to ours."""
 
+import io
+import os
 import re
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -88,8 +92,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         # A record of command-line arguments is often kept beside the weights, and only holds values.
-        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings(action="ignore"):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with ExitStack() as stack:
+            stack.enter_context(torch.serialization.safe_globals([Namespace]))
+            stack.enter_context(warnings.catch_warnings(action="ignore"))
+            file: Any = path if is_zipfile(path) else stack.enter_context(_Whole(path))
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load meets a foreign file with whatever its bytes lead to
         if match := re.search(r"GLOBAL (\S+)", str(error)):
             raise InputError(
@@ -99,6 +106,14 @@ def _read_torch(path: Path) -> Any:
         raise InputError(
             f"{path} is no whole file of weights by torch.save: it is truncated, or of another kind"
         ) from None
+
+
+class _Whole(io.FileIO):
+    """A file that is never asked for more than it has: a pickle's word for a length is no reason for gigabytes."""
+
+    def read(self, size: int | None = -1) -> Any:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _is_map(value: Any) -> bool:

@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_task(
         (None, "is not a checkpoint of foveal"),
         ("{}", "header"),
         ("not JSON", "header"),
-        ('{"format": 1, "epoch": 3}', "holds no system"),
+        ('{"format": 1, "foveal": "0.1.0", "epoch": 3}', "holds no system"),
         ('{"format": 99, "foveal": "9.9"}', "written by a newer foveal (9.9)"),
     ],
 )

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 
 import foveal
+from foveal.errors import InputError
 from foveal.train import checkpoint
 from tests.cli.conftest import CLASSES, Answer, splits
 from tests.cli.test_main import process
@@ -68,10 +69,34 @@ def test_train(works: Callable[..., Answer], shared_images: Path, tmp_path: Path
     assert (system.name, set(system.labels)) == (name, set(CLASSES))
 
 
+def test_the_report(works: Callable[..., Answer], shared_images: Path, tmp_path: Path) -> None:
+    words = ("train", "linear_softmax", "--data", shared_images, *QUICK, "--out")
+    answer = works(*words, tmp_path / "run")
+    assert f"report: {tmp_path / 'run/report.html'}" in answer.out
+    text = (tmp_path / "run/report.html").read_text("utf-8")
+    assert "<title>linear_softmax on " in text
+    assert f"{record(tmp_path / 'run')['result']['accuracy']:.4f}" in text
+
+
+def test_a_report_that_cannot_be_written_costs_no_run(
+    works: Callable[..., Answer], shared_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise InputError("cannot write report.html: No space left on device")
+
+    monkeypatch.setattr("foveal.report.html.write_report", full)
+    out = tmp_path / "run"
+    answer = works("train", "linear_softmax", "--data", shared_images, *QUICK, "--quiet", "--json", "--out", out)
+    assert answer.err == "foveal: no report: cannot write report.html: No space left on device\n"
+    assert answer.document()["report"] is None
+    assert record(out)["status"] == "finished"
+
+
 def test_train_with_json(works: Callable[..., Answer], shared_images: Path, tmp_path: Path) -> None:
     answer = works("train", "lenet", "--data", shared_images, "--out", tmp_path / "run", *QUICK, "--json")
     document = answer.document()
     assert document["run"] == str(tmp_path / "run")
+    assert document["report"] == str(tmp_path / "run/report.html")
     assert document["system"] == "lenet"
     assert (document["best_epoch"], document["epochs"]) == (1, 1)
     assert document["unreadable"] == {}
