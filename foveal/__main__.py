@@ -2,6 +2,6 @@
 
 import sys
 
-from foveal.cli import main
+from foveal.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

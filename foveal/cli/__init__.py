@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,6 +25,17 @@ EXAMPLES = """\
   foveal evaluate runs/digits --data digits
   foveal predict runs/digits photo.png
 """
+
+
+def entry() -> int:
+    """The command as a process: `main`, and an end that no further Ctrl-C disturbs."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # it raises too what it logs as an error
+    try:
+        return main()
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        return _fail(130, "stopped")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 import tyro
 
-from foveal.cli.common import answer, parse, table
+from foveal.cli.common import answer, one_line, parse, table
 
 
 @dataclass
@@ -39,8 +39,8 @@ def run(words: list[str]) -> int:
         "implausible label": [f"{name}: {what}" for name, what in found.implausible.items()],
     }
     for title, items in groups.items():
-        lines += [f"{title} ({len(items)}):", *(f"  {item}" for item in items)] if items else []
-    lines += [f"note: {note}" for note in found.notes]
+        lines += [f"{title} ({len(items)}):", *(f"  {one_line(item)}" for item in items)] if items else []
+    lines += [f"note: {one_line(note)}" for note in found.notes]
     lines.append(f"{found.faults} to look at" if found.faults else "nothing wrong was found")
     answer({"data": options.data, **asdict(found), "faults": found.faults}, options.json, "\n".join(lines))
     return 2 if found.faults else 0

@@ -74,17 +74,24 @@ def find_system(
 
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a verb on stdout, as one JSON document or as text."""
-    print(json.dumps(document, indent=1) if as_json else text)
+    if as_json or text:
+        print(json.dumps(document, indent=1) if as_json else text)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows as a table for a terminal, or separated by tabs for a pipe."""
+    shown = [[one_line(cell) for cell in row] for row in rows]
     if not (sys.stdout and sys.stdout.isatty()):
-        return "\n".join("\t".join(row) for row in rows)
+        return "\n".join("\t".join(row) for row in shown)
     grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
+    for row in shown:
         grid.add_row(*row)
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         console.print(grid)
     return capture.get().rstrip("\n")
+
+
+def one_line(text: str) -> str:
+    """A text, such as the name of a file, with escapes for what a line cannot show."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

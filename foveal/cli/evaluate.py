@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from foveal.cli.common import RunOrName, answer, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_system, one_line, parse, table
 
 
 @dataclass
@@ -48,6 +48,6 @@ def run(words: list[str]) -> None:
         "metrics": metrics,
     }
     lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: {document['images']} images"]
-    lines += [f"left out, as it cannot be read: {reason}" for reason in loader.unreadable.values()]
+    lines += [f"left out, as it cannot be read: {one_line(reason)}" for reason in loader.unreadable.values()]
     lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()]))
     answer(document, options.json, "\n".join(lines))

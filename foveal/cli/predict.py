@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, find_system, one_line, parse, table
 from foveal.errors import InputError
 
 PICTURES = 100  # more would be too small to see, and too much to hold
@@ -52,7 +52,7 @@ def run(words: list[str]) -> int:
             image = read_image(path)
         except ImageError as error:
             unreadable[str(path)] = str(error)
-            print(f"foveal: {error}", file=sys.stderr)
+            print(f"foveal: {one_line(str(error))}", file=sys.stderr)
             continue
         best = system.predict([image])[0].top(system.labels, options.top)
         top = [{"label": label, "score": score} for label, score in best]

@@ -52,13 +52,17 @@ def run(words: list[str]) -> None:
     from foveal.data.sources import load_dataset
     from foveal.report.draw import save_pictures
     from foveal.report.html import write_report
+    from foveal.train.distributed import joined
     from foveal.train.loop import train
 
-    dataset = load_dataset(options.data)
-    config = TrainConfig(**_given(options.training, words))
-    torch.manual_seed(config.seed)
-    system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
-    finished = train(system, dataset, config)
+    with joined(quietly=True) as ranks:
+        dataset = load_dataset(options.data)
+        config = TrainConfig(**_given(options.training, words))
+        torch.manual_seed(config.seed)
+        system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
+        finished = train(system, dataset, config)
+    if not ranks.first:
+        return
     try:
         save_pictures(finished.directory, system.pictures())
         report = str(write_report(finished.directory, dataset, system))

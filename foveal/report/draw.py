@@ -17,6 +17,8 @@ from foveal.explain.faithfulness import Curves
 from foveal.structures import to_float
 from foveal.system import resize
 
+MOST_SHOWN = 100  # images in one grid
+
 
 def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Any:
     """A matplotlib figure of images (3, H, W), uint8 or float in [0, 1], in rows, each with its caption."""
@@ -49,11 +51,12 @@ def save_figure(figure: Any, path: Path) -> None:
 
 
 def save_pictures(directory: Path, pictures: Mapping[str, tuple[Tensor, Sequence[str]]]) -> list[Path]:
-    """What `System.pictures` shows, one PNG a title, below `directory`/pictures; the files."""
+    """What `System.pictures` shows, the first of each title as one PNG, below `directory`/pictures; the files."""
     paths = []
     for title, (images, captions) in pictures.items():
         paths.append(directory / "pictures" / f"{title.replace(' ', '_')}.png")
-        save_figure(image_grid(list(images), captions, title), paths[-1])
+        shown = title if len(images) <= MOST_SHOWN else f"{title} (the first {MOST_SHOWN} of {len(images):,})"
+        save_figure(image_grid(list(images[:MOST_SHOWN]), captions[:MOST_SHOWN], shown), paths[-1])
     return paths
 
 

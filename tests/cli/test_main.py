@@ -1,5 +1,6 @@
 """The command as a whole: help, exit codes, pipes."""
 
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import foveal
-from foveal.cli import VERBS, main
+from foveal.cli import VERBS, common, main
 from tests.cli.conftest import Answer
 
 
@@ -136,3 +137,18 @@ def test_words_that_do_not_fit(
         assert word in line
     assert not set("│─╭╰") & set(line)
     assert "---" not in line
+
+
+def test_a_table_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("[bold]a[/x]", ":smile:"), ("two\nlines\t", "caf\udce9 猫")]
+    shown = ["[bold]a[/x]", ":smile:", "two\\nlines\\t", "caf\\udce9 猫"]
+    assert common.table(("one", "two"), rows).split("\n") == ["\t".join(shown[:2]), "\t".join(shown[2:])]
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    lines = common.table(("one", "two"), rows).split("\n")
+    assert len(lines) == 3
+    assert all(text in "\n".join(lines) for text in shown)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True

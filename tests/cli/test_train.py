@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -452,6 +453,57 @@ def test_ctrl_c(works: Callable[..., Answer], shared_images: Path, tmp_path: Pat
     works(*words, "--out", tmp_path / "whole", "--workers", "0", "--quiet")
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
     assert record(tmp_path / "cut")["status"] == "finished"
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.003, 0.02])
+def test_ctrl_c_twice(works: Callable[..., Answer], shared_images: Path, tmp_path: Path, delay: float) -> None:
+    words = ("train", "lenet", "--data", str(shared_images), *NOISY, "--workers", "0")
+    command = process(*words, "--out", str(tmp_path / "cut"))
+    assert command.stderr is not None
+    lines = []
+    for line in command.stderr:
+        lines.append(line)
+        if line.startswith("epoch 1/25"):
+            for wait in (delay, 0):
+                command.send_signal(signal.SIGINT)
+                time.sleep(wait)
+    assert command.wait(timeout=60) == 130
+    assert lines[-1].startswith("foveal: stopped")
+    assert "Traceback" not in "".join(lines)
+    assert len(history(tmp_path / "cut")) < 25
+    works(*words, "--out", tmp_path / "cut", "--resume")
+    works(*words, "--out", tmp_path / "whole", "--quiet")
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_ctrl_c_while_a_checkpoint_is_written(
+    call: Callable[..., Answer],
+    works: Callable[..., Answer],
+    shared_images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("train", "lenet", "--data", shared_images, *NOISY, "--workers", "0", "--quiet", "--out")
+    real, calls = checkpoint.save_file, []
+
+    def interrupted(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
+        calls.append(path)
+        if len(calls) == 6:
+            path.write_bytes(b"half a file")
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)  # raises KeyboardInterrupt here
+        real(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", interrupted)
+        answer = call(*words, tmp_path / "cut")
+    assert (answer.code, answer.err) == (130, "foveal: stopped\n")
+    assert len(calls) == 6
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    works(*words, tmp_path / "cut", "--resume")
+    works(*words, tmp_path / "whole")
+    assert_same_end(tmp_path / "cut", tmp_path / "whole")
+    assert not list((tmp_path / "cut").glob("*.tmp"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,211 @@
+"""The report of a run: one HTML page that needs nothing but itself."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from foveal.cost import cost
+from foveal.data.dataset import Dataset
+from foveal.errors import InputError
+from foveal.report import classify
+from foveal.report.curves import curves
+from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
+from foveal.system import System
+from foveal.train import checkpoint
+from foveal.train.screen import duration
+
+Section = tuple[str, Html]
+
+# Whatever the names of files and classes are, the page loads and runs nothing.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+# Of run.json, what is shown.
+PARTS = {
+    *("foveal", "name", "task", "status", "data", "variant", "preprocess"),
+    *("config", "origins", "environment", "unreadable"),
+}
+
+# What a task adds: (system, view, batch size, workers) -> sections.
+TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {"classify": classify.sections}
+
+
+def write_report(run: str | PathLike[str], dataset: Dataset, system: System | None = None) -> Path:
+    """Write report.html in a run directory, from what the run left there and from its data; the file.
+
+    dataset: the data that the run was trained on; its val split is measured once more, or what `foveal.evaluate` takes
+             where it has none.
+    system:  the run's, with its best weights; default, what `foveal.load` makes of the directory.
+
+    A part that cannot be made says why in its place. Raises InputError for a directory that is not a run, or where the
+    file cannot be written.
+    """
+    directory = Path(run)
+    record, events = _read(directory)
+    system = checkpoint.load(directory) if system is None else system
+    page = _page(record, events, dataset, system)
+    path, temporary = directory / "report.html", directory / "report.html.tmp"
+    try:
+        temporary.write_text(page, "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """run.json, and the lines of metrics.jsonl."""
+    path, log = directory / "run.json", directory / "metrics.jsonl"
+    try:
+        record = json.loads(path.read_text("utf-8", "surrogateescape"))
+        lines = log.read_text("utf-8").splitlines() if log.is_file() else []
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}; a report is of a run directory") from None
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if missing := PARTS - record.keys():
+        raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}")
+    return record, [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Dataset, system: System) -> str:
+    history = [event for event in events if event["event"] == "epoch"]
+    best = max((epoch for epoch in history if epoch["best"]), key=lambda epoch: epoch["epoch"], default=None)
+    name, source = record["name"] or type(system).__name__, record["data"]["source"]
+    sections = [
+        ("Learning curves", _curves(events, history, best)),
+        *_of_task(record, dataset, system),
+        ("Unreadable files", _unreadable(record["unreadable"])),
+        ("Configuration", _configuration(record)),
+        ("Cost", _made(lambda: _cost(system))),
+        ("Environment", facts({key: plain(value) for key, value in record["environment"].items()})),
+    ]
+    places = [title.lower().replace(" ", "-") for title, _ in sections]
+    links = [tag("a", title, href=f"#{place}") for place, (title, _) in zip(places, sections, strict=True)]
+    head = tag(
+        "head",
+        void("meta", charset="utf-8"),
+        void("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        void("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        void("meta", name="color-scheme", content="light dark"),
+        tag("title", f"{name} on {source}: a run of foveal"),
+        void("link", rel="icon", href="data:,"),
+        tag("style", Html(Path(__file__).with_name("report.css").read_text("utf-8"))),
+    )
+    shown = [
+        tag("section", tag("h2", title), part, id=place) for place, (title, part) in zip(places, sections, strict=True)
+    ]
+    body = tag(
+        "body",
+        tag("header", *_headline(record, history, best, name), tag("nav", *links, aria_label="Sections")),
+        tag("main", *shown),
+        tag("footer", f"foveal {record['foveal']}"),
+    )
+    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
+
+
+def _made(make: Callable[[], Html]) -> Html:
+    """A part of the page, or why it cannot be made: of the system or the data, or for lack of memory."""
+    try:
+        return make()
+    except (InputError, torch.OutOfMemoryError) as error:
+        return note(f"Not available: {error}")
+
+
+def _headline(
+    record: Mapping[str, Any], history: list[dict[str, Any]], best: dict[str, Any] | None, name: str
+) -> list[Html]:
+    data, splits = record["data"], record["data"]["splits"]
+    tiles = {key.replace("_", " "): number(value) for key, value in (best["val"] if best else {}).items()}
+    tiles |= {
+        "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
+        "images": f"{sum(splits.values()):,}",
+        "training time": duration(sum(epoch["seconds"] for epoch in history)),
+    }
+    words = [record["task"], f"{len(data['labels']):,} classes" if data["labels"] else "no classes"]
+    words += [f"{count:,} {split}" for split, count in splits.items()]
+    if record["status"] != "finished":
+        words.append(record["status"])
+    return [
+        tag("h1", name, tag("small", " on ", data["source"])),
+        tag("p", " · ".join(words)),
+        tag("dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in tiles.items()), class_="tiles"),
+    ]
+
+
+def _curves(events: list[dict[str, Any]], history: list[dict[str, Any]], best: dict[str, Any] | None) -> Html:
+    if not history:
+        return note("No epoch has ended yet.")
+    parts = [curves(history, best["epoch"] if best else None)]
+    if skipped := sum(event["event"] == "skipped" for event in events):
+        parts.insert(0, note(f"Steps whose loss was not finite, and that changed no weight: {skipped:,}."))
+    if best:
+        told = f"Figures are those of epoch {best['epoch']}, whose weights were kept as the best; a line marks it."
+        parts.insert(0, note(told))
+    return join(parts)
+
+
+def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> list[Section]:
+    """What the system's task adds."""
+    if system.task not in TASKS:
+        return []
+    has_val = dataset.split is None and "val" in dataset.split_counts()
+    view = dataset.select("val") if has_val else dataset.evaluation_split()
+    config = record["config"]
+    try:
+        sections = TASKS[system.task](system, view, config["batch_size"], config["workers"])
+    except (InputError, torch.OutOfMemoryError) as error:
+        return [("Answers", note(f"Not available: {error}"))]
+    chosen = "; the best epoch was chosen by these" if has_val else ""
+    alone = list(record["data"]["splits"]) == [view.split]
+    learned = "; the system has learned from these" if alone or view.split in (None, "train") else ""
+    title, first = sections[0]
+    which = note(f"This and the following are of the {view.split or 'whole'} split{chosen}{learned}.")
+    return [(title, join([which, first])), *sections[1:]]
+
+
+def _unreadable(reasons: Mapping[str, str]) -> Html:
+    if not reasons:
+        return note("Every image that was asked for could be read.")
+    rows = [(name, reason.removeprefix(f"cannot read {name}: ")) for name, reason in reasons.items()]
+    said = note(f"{len(rows):,} {'files' if len(rows) > 1 else 'file'} could not be read and took no part.")
+    return join([said, table(("file", "reason"), rows, title="Unreadable files")])
+
+
+def _configuration(record: Mapping[str, Any]) -> Html:
+    config, origins = record["config"], record["origins"]
+    rows = [(name, plain(value), origins[name]) for name, value in config.items()]
+    chosen = [row for row in rows if row[2] == "user"] + [row for row in rows if row[2] not in ("user", "default")]
+    rest = [row[:2] for row in rows if row[2] == "default"]
+    preprocess = {**record["preprocess"], "size": " x ".join(map(str, record["preprocess"]["size"]))}
+    parts = [
+        table(("setting", "value", "from"), chosen, title="Settings") if chosen else note("All are defaults."),
+        _folded(f"Defaults: {len(rest)}", table(("setting", "value"), rest, title="Defaults")),
+        tag("h3", "Images as the system sees them"),
+        facts({name: plain(value) for name, value in preprocess.items()}),
+    ]
+    if record["variant"]:
+        parts += [tag("h3", "Variant"), facts({name: plain(value) for name, value in record["variant"].items()})]
+    return join(parts)
+
+
+def _cost(system: System) -> Html:
+    found = cost(system)
+    height, width = found.size
+    totals = {
+        "parameters": f"{found.params:,}",
+        "multiply-accumulates": f"{found.macs:,}",
+        "outputs of all layers": f"{found.activation_bytes:,} bytes",
+    }
+    layers = scroll(tag("pre", join(found.table().split("\n"), "\n")), "Cost of each layer")
+    said = note(f"One forward pass of one image of {height} x {width} pixels.")
+    return join([said, facts(totals), _folded(f"Layers: {len(found.layers)}", layers)])
+
+
+def _folded(title: str, content: Html) -> Html:
+    return tag("details", tag("summary", title), content)
