@@ -27,6 +27,8 @@ class Loader:
     pipeline:   what is done to each sample; it makes all images of a batch one size.
     shuffle:    a new order each epoch, and an incomplete last batch is left out; else the data's own order, complete.
     workers:    processes that read ahead; 0 reads in this one.
+    share:      (r, n): of each batch only every n-th image from the r-th on, where n processes train together. The
+                batch size stays that of all of them; shares of complete batches are equal.
     unreadable: name -> reason of each image that did not decode. When shuffling, the next image that does stands in
                 for it (one rule, the same in each run); else it is left out. Too many raise InputError.
     waited:     seconds that iteration has kept its caller waiting.
@@ -41,6 +43,7 @@ class Loader:
         seed: int = 0,
         shuffle: bool = False,
         workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise InputError(
@@ -48,11 +51,16 @@ class Loader:
             )
         self.dataset, self.shuffle, self.seed = dataset, shuffle, seed
         self.batch_size = min(batch_size, len(dataset))
+        if shuffle and self.batch_size % share[1]:
+            raise InputError(
+                f"batches of {self.batch_size} images cannot be shared evenly by {share[1]} processes: set batch_size "
+                f"to a multiple of {share[1]}"
+            )
         self.unreadable: dict[str, str] = {}
         self.waited = 0.0
         self._allowed = min(max(1, int(MAX_UNREADABLE * len(dataset))), len(dataset) - 1)
         self._fetch = _Fetch(dataset, pipeline, self._allowed, replace_unreadable=shuffle)
-        self._keys = _Keys(len(dataset), self.batch_size, seed, shuffle)
+        self._keys = _Keys(len(dataset), self.batch_size, seed, shuffle, share)
         self._workers: DataLoader[Any] | None = None
         if workers:
             self._workers = DataLoader(
@@ -84,7 +92,7 @@ class Loader:
             if isinstance(fetched, str):
                 raise InputError(fetched)
             batch, unreadable = fetched
-            self._note(unreadable)
+            self.note(unreadable)
             if batch is not None:
                 yield batch
 
@@ -92,7 +100,8 @@ class Loader:
         """One epoch of float batches, on the CPU."""
         return (batch.float() for batch in self.epoch())
 
-    def _note(self, unreadable: dict[str, str]) -> None:
+    def note(self, unreadable: dict[str, str]) -> None:
+        """Count images, by name with the reason, as unreadable. Raises InputError where these are too many."""
         self.unreadable.update(unreadable)
         if len(self.unreadable) > self._allowed:
             raise InputError(
@@ -107,8 +116,9 @@ class _Keys:
     It does not know its Loader: a cycle would leave the workers to the garbage collector, which takes seconds for each.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool, share: tuple[int, int]) -> None:
         self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
+        self.share = slice(share[0], None, share[1])
         self.batches = count // batch_size if shuffle else -(-count // batch_size)
         self.number, self.start = 0, 0
 
@@ -120,7 +130,7 @@ class _Keys:
         if self.shuffle:
             order = np.random.default_rng([self.seed, number]).permutation(self.count)
         for batch in range(self.start, self.batches):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.share]
             yield [(number, index) for index in rows.tolist()]
 
 
@@ -190,5 +200,7 @@ def _as_it_is(fetched: Any) -> Any:
 
 
 def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of the terminal, and torchrun's word to stop all children of its processes; the
+    # parent decides what it means, and without a parent a worker ends by itself.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -18,7 +18,7 @@ from foveal.errors import InputError
 from foveal.explain.patched import Patched
 from foveal.system import System, evaluating
 
-PIXELS = 2**21  # of the images that go through the network together
+PIXELS = 2**22  # of the images that go through the network together
 
 
 def occlusion(

@@ -1,7 +1,7 @@
 """How good a system is: one evaluator a task."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.metrics.loss import LossEvaluator
@@ -19,6 +19,9 @@ class Evaluator(Protocol):
 
     def update(self, system: Any, batch: Batch, truths: Sequence[Any]) -> None:
         """Take in one prepared batch; `truths` are its targets in pixels of the original images."""
+
+    def merge(self, other: Self) -> None:
+        """Take in all that another evaluator of the same kind has taken in."""
 
     def compute(self) -> dict[str, float]:
         """The figures, by name, over all that was taken in."""

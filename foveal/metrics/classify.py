@@ -1,7 +1,7 @@
 """Figures of a classifier."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class ClassifyEvaluator:
 
     @property
     def answers(self) -> tuple[Tensor, Tensor]:
-        """True and predicted class (N,) int64 of each image, in order."""
+        """True and predicted class (N,) int64 of each image, in the order in which they were taken in."""
         truth, predicted = torch.cat(self.pairs, 1)
         return truth, predicted
 
@@ -46,6 +46,12 @@ class ClassifyEvaluator:
         truth, predicted = self.answers
         pairs = truth * self.num_classes + predicted
         return torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+
+    def merge(self, other: Self) -> None:
+        self.pairs += other.pairs
+        self.in_top5 += other.in_top5
+        if other.total_loss is not None:
+            self.total_loss = (self.total_loss or 0.0) + other.total_loss
 
     def compute(self) -> dict[str, float]:
         truth, predicted = self.answers

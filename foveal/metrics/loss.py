@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from foveal.structures import Batch, Target
 
@@ -25,6 +25,11 @@ class LossEvaluator:
             for name, value in [*terms.items(), ("loss", sum(terms.values()))]:
                 self.sums[prefix + name] += float(value) * len(batch)
         self.count += len(batch)
+
+    def merge(self, other: Self) -> None:
+        for name, total in other.sums.items():
+            self.sums[name] += total
+        self.count += other.count
 
     def compute(self) -> dict[str, float]:
         return {name: total / self.count for name, total in self.sums.items()}

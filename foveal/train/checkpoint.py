@@ -62,7 +62,10 @@ def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         seen.add(tensor.untyped_storage().data_ptr())
     try:
         record = {"format": FORMAT, "foveal": foveal.__version__, **header}
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(whole, temporary, {"foveal": json.dumps(record)})
+        temporary.chmod(mode)  # that of other files here; safetensors lets nobody but the owner read its own
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -99,6 +99,8 @@ class TrainConfig:
     """On a loss that is not finite: stop; skip the batch; or go back to the weights saved last and on with the data."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
+    shard: bool = False
+    """Split weights, gradients and optimizer state over the processes of torchrun, where no device can hold them."""
     workers: int | None = None
     """Processes that read images; default by the number of cores, 0 for data in memory."""
     patience: int | None = None
@@ -144,8 +146,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "lbfgs": {"lr": 1.0},
 }
 SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
-# What may differ between a run and its resumption without changing its result.
-EXECUTION = frozenset({"out", "resume", "overwrite", "device", "workers", "save_minutes", "track", "quiet"})
+# What may differ between a run and its resumption and changes no more than the last bits of its result.
+EXECUTION = frozenset({"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "quiet"})
 
 
 def resolve(
@@ -243,6 +245,10 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
         "crop_scale and shift are two ways to move the image: set one of them": "crop_scale" in user
         and config.shift
         and "shift" in user,
+        f"plan {config.plan} has no effect on shards, which are always eager and contiguous": config.shard
+        and config.plan not in ("auto", "eager"),
+        "lbfgs keeps its history in one piece: shard needs another optimizer": config.shard
+        and config.optimizer == "lbfgs",
         "lbfgs searches along one direction, so gradients cannot be accumulated or clipped": config.optimizer == "lbfgs"
         and (config.accumulate > 1 or config.clip),
     }

@@ -12,6 +12,8 @@ from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
 from foveal.metrics import Evaluator, evaluator
 from foveal.system import System, evaluating
+from foveal.train.distributed import ALONE, Ranks
+from foveal.train.parallel import Whole
 
 
 def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers: int | None = None) -> dict[str, float]:
@@ -24,12 +26,15 @@ def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers:
     return measure(system, evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)).values
 
 
-def evaluation_loader(system: System, dataset: Dataset, batch_size: int, workers: int | None) -> Loader:
-    """A view of a data set in its own order, as this system sees it."""
+def evaluation_loader(
+    system: System, dataset: Dataset, batch_size: int, workers: int | None, ranks: Ranks = ALONE
+) -> Loader:
+    """A view of a data set in its own order, as this system sees it; of each batch the share of this process."""
     check_task(system, dataset)
     pipeline = Pipeline((Fit(system.preprocess),))
-    workers = default_workers(dataset) if workers is None else workers
-    return Loader(dataset.relabel(system.labels), pipeline, batch_size=batch_size, workers=workers)
+    workers = default_workers(dataset, ranks) if workers is None else workers
+    relabelled = dataset.relabel(system.labels)
+    return Loader(relabelled, pipeline, batch_size=batch_size, workers=workers, share=ranks.share)
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,24 @@ class Measured:
     evaluator: Evaluator
 
 
-def measure(system: System, loader: Loader) -> Measured:
-    """The figures of the system's task over all batches of the loader. Raises InputError where one is not finite."""
-    figures = evaluator(system)
+def measure(system: System, loader: Loader, parallel: Whole | None = None) -> Measured:
+    """The figures of the system's task over all batches of the loader, and of those of the other processes, if it is
+    over these that the system is `parallel`. Raises InputError where one is not finite."""
+    parallel = parallel or Whole(system)
+    figures, passed_over = evaluator(system), evaluator(system)
     seen = False
     with evaluating(system):
-        for batch in loader.epoch():
+        for batch, counts in parallel.ranks.abreast(loader.epoch()):
             seen = True
             truths = [loader.dataset.target(index) for index in batch.indices.tolist()]
-            figures.update(system, batch.to(system.device).float(), [truth for truth in truths if truth is not None])
+            known = [truth for truth in truths if truth is not None]
+            update = (figures if counts else passed_over).update
+            parallel.call(update, system, batch.to(system.device).float(), known)
     if not seen:
         raise InputError(f"{loader.dataset.source}: not one image can be read")
+    figures, *others = parallel.ranks.gather(figures)
+    for other in others:
+        figures.merge(other)
     values = figures.compute()
     if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
         raise InputError(
@@ -71,6 +83,7 @@ def check_task(system: System, dataset: Dataset) -> None:
         raise InputError(f"{name} is a system to {system.task}, but {dataset.source} is data to {dataset.task}")
 
 
-def default_workers(dataset: Dataset) -> int:
-    """No worker for images in memory; else one for each core that the main process leaves, at most eight."""
-    return 0 if dataset.in_memory else min(8, max(1, (os.cpu_count() or 1) - 1, torch.get_num_threads() // 2))
+def default_workers(dataset: Dataset, ranks: Ranks = ALONE) -> int:
+    """No worker for images in memory; else one for each core that the processes here leave free, at most eight."""
+    cores = (os.cpu_count() or 1) // ranks.neighbours
+    return 0 if dataset.in_memory else min(8, max(1, cores - 1, torch.get_num_threads() // 2))

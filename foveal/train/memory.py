@@ -84,6 +84,16 @@ def explain_failure(error: Exception, state: State, batches: Sequence[Batch]) ->
     if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
         return error
     size = len(batches[0])
+    if state.ranks.size > 1:  # trying out would take all processes, and only one may have come here
+        fewer = size // 2 * state.ranks.size
+        if not fewer:
+            return InputError(
+                "out of memory with a single image a process: take a smaller image_size or system, or shard"
+            )
+        return InputError(
+            f"out of memory with {size} images a process; set --batch-size {fewer} "
+            f"--accumulate {-(-size * state.ranks.size * len(batches) // fewer)}, take more processes, or --shard"
+        )
     fitting = size // 2
     while fitting and not _fits(state, batches[0], fitting):
         fitting //= 2

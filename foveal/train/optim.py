@@ -1,7 +1,7 @@
 """Optimizers and the course of the learning rate. The update rules are torch's own."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -69,9 +69,9 @@ def schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float
     return factor
 
 
-def penalty(player: nn.Module, config: TrainConfig) -> dict[str, Tensor]:
+def penalty(parameters: Iterable[Tensor], config: TrainConfig) -> dict[str, Tensor]:
     """The L1 and L2 terms of the loss, over weights of two or more dimensions; only those that are asked for."""
-    weights = [p for p in player.parameters() if p.requires_grad and p.ndim > 1] if config.l1 or config.l2 else []
+    weights = [p for p in parameters if p.requires_grad and p.ndim > 1]
     terms = {}
     if config.l1:
         terms["l1"] = config.l1 * torch.stack([w.abs().sum() for w in weights]).sum()

@@ -85,8 +85,9 @@ def candidates(config: TrainConfig, *, compiling: bool) -> Iterator[Plan]:
     """The plans that the settings allow, the plainest first."""
     plain = Plan.of(config)
     precisions = ("float32", "bfloat16") if config.precision == "auto" else (plain.precision,)
-    layouts = (False, True) if config.plan == "auto" else (plain.channels_last,)
-    ways = ((True,) if compiling else (False,)) if config.plan == "auto" else (plain.compile,)
+    free = config.plan == "auto" and not config.shard
+    layouts = (False, True) if free else (plain.channels_last,)
+    ways = ((True,) if compiling else (False,)) if free else (plain.compile,)
     for precision, layout, way in itertools.product(precisions, layouts, ways):
         yield Plan(layout, precision, way)
 
@@ -103,7 +104,7 @@ def choose(config: TrainConfig, measure: Callable[[Plan], float], steps: int) ->
         return plain, {str(plain): times[plain]}
     for plan in candidates(config, compiling=False):
         _try(plan, measure, times)
-    if config.plan == "auto":
+    if config.plan == "auto" and not config.shard:
         precision = min(times, key=lambda plan: times[plan]).precision
         for plan in candidates(config, compiling=True):
             if plan.precision == precision:

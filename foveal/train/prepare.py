@@ -9,6 +9,7 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train.augment import sample_pipeline
 from foveal.train.config import TrainConfig
+from foveal.train.distributed import ALONE, Ranks
 from foveal.train.evaluate import check_task, default_workers
 
 
@@ -22,6 +23,15 @@ def find_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = "cpu, cuda and mps are known" if "device string" in str(error) else str(error).partition(". ")[0]
         raise InputError(f"cannot use the device {name!r}: {reason}") from None
+
+
+def check_processes(system: System, config: TrainConfig, ranks: Ranks) -> None:
+    """InputError where there are more processes than have an effect, or fewer."""
+    if config.shard and ranks.size == 1:
+        raise InputError("shard has no effect in one process: start several by torchrun --nproc-per-node N -m foveal")
+    if system.can("fit") and ranks.size > 1:
+        name = system.name or type(system).__name__
+        raise InputError(f"{name} is fitted by a rule of its own, in one process: start it without torchrun")
 
 
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
@@ -38,8 +48,9 @@ def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tu
     return train_set, val_set
 
 
-def training_loader(system: System, train_set: Dataset, config: TrainConfig) -> Loader:
-    """Batches to learn from: drawn and augmented for a gradient, the images themselves in order for `fit`."""
+def training_loader(system: System, train_set: Dataset, config: TrainConfig, ranks: Ranks = ALONE) -> Loader:
+    """Batches to learn from: drawn and augmented for a gradient, the images themselves in order for `fit`; of each
+    batch the share of this process."""
     if config.optimizer == "lbfgs" and config.batch_size < len(train_set):
         raise InputError(
             f"lbfgs needs the whole training split in each step: set batch_size to {len(train_set)} or more, "
@@ -52,5 +63,6 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig) -> 
         batch_size=config.batch_size,
         seed=config.seed,
         shuffle=not fits,
-        workers=default_workers(train_set) if config.workers is None else config.workers,
+        workers=default_workers(train_set, ranks) if config.workers is None else config.workers,
+        share=ranks.share,
     )

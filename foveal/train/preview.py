@@ -34,7 +34,8 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     def measure(plan: Plan) -> float:
         state.follow(plan)
         batch = augment(plan.batch(first, system.device), np.random.default_rng(config.seed))
-        return measure_step(state, [batch] * config.accumulate)
+        seconds = measure_step(state, [batch] * config.accumulate)
+        return state.ranks.once(lambda: seconds)  # all processes choose by the same times
 
     steps = config.epochs * len(loader) // config.accumulate
     try:
@@ -49,15 +50,15 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
         lines.append(f"plan: {plan}, the fastest of {measured} a step")
     batch, seconds = first.to(system.device).float(), times[str(plan)]
     kept = OPTIMIZER_TENSORS[config.optimizer]
-    with plan.evaluating(), plan.autocast(system.device):
-        memory = training_bytes(system, batch, moments=kept, ema=config.ema is not None)["total"]
+    line = f"{1000 * seconds:.3g} ms a step"
+    if not config.shard:  # what lies in shards cannot be copied, as the estimate does
+        with plan.evaluating(), plan.autocast(system.device):
+            memory = training_bytes(system, batch, moments=kept, ema=config.ema is not None)["total"]
+        line = f"estimated peak memory {memory / 2**20:,.0f} MiB, {line}"
     # An image that is only looked at takes about a third of the time of one that is learned from.
-    per_image = seconds / (len(batch) * config.accumulate)
-    whole = config.epochs * per_image * (len(loader) * len(batch) + val_images / 3)
-    lines.append(
-        f"estimated peak memory {memory / 2**20:,.0f} MiB, {1000 * seconds:.3g} ms a step, "
-        f"{duration(whole)} for {config.epochs} epochs if the images come as fast"
-    )
+    per_image = seconds / (loader.batch_size * config.accumulate)
+    whole = config.epochs * per_image * (len(loader) * loader.batch_size + val_images / 3)
+    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs if the images come as fast")
     return lines
 
 

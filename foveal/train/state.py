@@ -11,7 +11,9 @@ from torch import Tensor
 from foveal.system import System
 from foveal.train.checkpoint import flatten, unflatten
 from foveal.train.config import TrainConfig
+from foveal.train.distributed import ALONE, Ranks
 from foveal.train.optim import build_optimizer
+from foveal.train.parallel import spread
 from foveal.train.plan import Plan
 
 
@@ -60,26 +62,38 @@ class Progress:
 
 
 class State:
-    """A system with its optimizers, loss scale, averaged weights, plan and progress."""
+    """A system with its optimizers, loss scale, averaged weights, plan and progress.
 
-    def __init__(self, system: System, config: TrainConfig, schedule: Callable[[int], float]) -> None:
-        self.system, self.config = system, config
+    parallel: how the system lies on the processes.
+    system:   what is trained; where it is sharded, a copy of the one given.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        config: TrainConfig,
+        schedule: Callable[[int], float],
+        ranks: Ranks = ALONE,
+        device: torch.device | None = None,
+    ) -> None:
+        self.ranks, self.parallel = ranks, spread(system, ranks, device, config.shard)
+        self.system, self.config = self.parallel.system, config
         self.progress, self.plan = Progress(), Plan.of(config)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, torch.optim.lr_scheduler.LambdaLR] = {}
-        for name, player in system.players.items():
+        for name, player in self.system.players.items():
             self.optimizers[name] = build_optimizer(player, config)
             self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
-        self.scaler = torch.amp.GradScaler(system.device.type, enabled=self.plan.precision == "float16")
+        self.scaler = torch.amp.GradScaler(self.system.device.type, enabled=self.plan.precision == "float16")
         self.statistics: list[Tensor] = []
         self.average: dict[str, Tensor] | None = None
         if config.ema is not None:
-            self.average = {name: value.detach().clone() for name, value in _floats(system)}
+            self.average = {name: value.detach().clone() for name, value in _floats(self.system)}
 
     def follow(self, plan: Plan) -> None:
         """Run the steps from now on by this plan."""
         self.plan = plan
-        plan.apply(self.system)
+        self.parallel.follow(plan)
 
     def keep_statistics(self) -> None:
         """Remember the buffers, such as running means, which a forward pass changes before its loss is known."""
@@ -98,8 +112,8 @@ class State:
     def update_average(self) -> None:
         """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""
         if self.average is not None and self.config.ema is not None:
-            values = [value.detach() for _, value in _floats(self.system)]
-            torch._foreach_lerp_(list(self.average.values()), values, 1 - self.config.ema)
+            values = self.parallel.local([value.detach() for _, value in _floats(self.system)])
+            torch._foreach_lerp_(self.parallel.local(list(self.average.values())), values, 1 - self.config.ema)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -118,16 +132,20 @@ class State:
         """(JSON, tensors) of the whole training state but for the weights; tensors are not copied."""
         tensors: dict[str, Tensor] = {}
         device = self.system.device
+        random = self.ranks.gather(
+            {
+                "cpu": torch.get_rng_state(),
+                "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            }
+        )
         tree = {
             "plan": vars(self.plan).copy(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict(),
             "average": self.average,
-            "random": {
-                "cpu": torch.get_rng_state(),
-                "device": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            },
+            "random": random[0],
+            "random of the others": random[1:],
         }
         return {"progress": vars(self.progress).copy(), "tree": flatten(tree, "state", tensors)}, tensors
 
@@ -137,18 +155,21 @@ class State:
         self.follow(Plan(**tree["plan"]))
         self.progress = Progress(**record["progress"])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(tree["optimizers"][name])
-            self.schedules[name].load_state_dict(tree["schedules"][name])
-            for parameter, kept in optimizer.state.items():
+            saved = tree["optimizers"][name]
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            for number, kept in saved["state"].items():
                 for key, value in kept.items():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:  # laid out like the parameter
-                        kept[key] = torch.empty_like(parameter).copy_(value)
+                    if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                        kept[key] = self.parallel.like(value, parameters[number])
+            optimizer.load_state_dict(saved)
+            self.schedules[name].load_state_dict(tree["schedules"][name])
         self.scaler.load_state_dict(tree["scaler"])
         if self.average is not None:
-            self.average = {name: tree["average"][name].to(value) for name, value in self.average.items()}
-        torch.set_rng_state(tree["random"]["cpu"])
-        if tree["random"]["device"] is not None and self.system.device.type == "cuda":
-            torch.cuda.set_rng_state(tree["random"]["device"], self.system.device)
+            self.average = {name: self.parallel.like(tree["average"][name], v) for name, v in self.average.items()}
+        own = [tree["random"], *tree.get("random of the others", [])][self.ranks.rank]
+        torch.set_rng_state(own["cpu"])
+        if own["device"] is not None and self.system.device.type == "cuda":
+            torch.cuda.set_rng_state(own["device"], self.system.device)
 
 
 def _floats(system: System) -> list[tuple[str, Tensor]]:

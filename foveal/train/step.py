@@ -1,6 +1,7 @@
 """One step of training: forward, loss, gradient, update, for each player in turn."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -28,6 +29,7 @@ def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:
         state.schedules[name].step()
         if state.scaler.is_enabled():
             state.scaler.update()
+    state.ranks.unite_statistics(state.system)
     state.update_average()
     return means
 
@@ -37,22 +39,35 @@ def gradient(state: State, name: str, batches: Sequence[Batch], means: dict[str,
     system, config, player = state.system, state.config, state.system.players[name]
     system.zero_grad()
     sums: dict[str, Tensor] = {}
-    for batch in batches:
-        with state.plan.autocast(system.device):
-            terms = {**system.loss(batch, name), **penalty(player, config)}
-        total = torch.stack([term.float() for term in terms.values()]).sum()
-        state.scaler.scale(total / len(batches)).backward()
-        for term, value in (*terms.items(), ("loss", total)):
-            sums[term] = sums.get(term, 0) + value.detach() / len(batches)
+    for number, batch in enumerate(batches, 1):
+        with state.parallel.gathering(name, last=number == len(batches)):
+            with state.plan.autocast(system.device):
+                terms = state.parallel.loss(batch, name)
+            for term, value in _backward(state, terms, len(batches)).items():
+                sums[term] = sums.get(term, 0) + value / len(batches)
+    if config.l1 or config.l2:  # of the weights alone, so once; shards have their own, which add up
+        penalties = penalty(state.parallel.local([*player.parameters()]), config)
+        for term, value in _backward(state, penalties, 1).items():
+            sums[term] = sums.get(term, 0) + value * state.parallel.pieces
+    loss = sums.pop("loss")
+    values = state.ranks.mean([float(value) for value in (*sums.values(), loss)])
     prefix = f"{name}_" if len(state.optimizers) > 1 else ""
-    means.update({prefix + term: float(value) for term, value in sums.items()})
-    if not torch.isfinite(sums["loss"]):
-        raise NonFinite(f"the loss of the {name} is {float(sums['loss'])}")
+    means.update({prefix + term: value for term, value in zip((*sums, "loss"), values, strict=True)})
+    if not math.isfinite(values[-1]):
+        raise NonFinite(f"the loss of the {name} is {values[-1]}")
     if config.clip or state.scaler.is_enabled():
         state.scaler.unscale_(state.optimizers[name])
         norm = torch.nn.utils.clip_grad_norm_(player.parameters(), config.clip or float("inf"))
+        norm = state.parallel.full(norm)
         if not torch.isfinite(norm):
             if not state.scaler.is_enabled():
                 raise NonFinite(f"the gradient of the {name} is not finite")
             system.zero_grad()  # the loss scale was too high; without gradients the optimizer does nothing
-    return sums["loss"]
+    return torch.tensor(values[-1])
+
+
+def _backward(state: State, terms: Mapping[str, Tensor], parts: int) -> dict[str, Tensor]:
+    """Add the gradient of one of so many parts of a mean to those of the parameters; the terms, and their sum."""
+    total = torch.stack([term.float() for term in terms.values()]).sum()
+    state.scaler.scale(total / parts).backward()
+    return {name: value.detach() for name, value in (*terms.items(), ("loss", total))}

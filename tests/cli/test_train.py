@@ -61,6 +61,7 @@ def test_train(works: Callable[..., Answer], shared_images: Path, tmp_path: Path
     assert "epoch 1/1" in answer.err
     assert {"run.json", "metrics.jsonl", "best.safetensors", "last.safetensors"} <= set(contents(run))
     assert not [file for file in contents(run) if file.endswith(".tmp")]
+    assert (run / "last.safetensors").stat().st_mode == (run / "run.json").stat().st_mode
     said = record(run)
     assert (said["name"], said["status"], said["best_epoch"]) == (name, "finished", 1)
     assert set(said["data"]["labels"]) == set(CLASSES)

@@ -110,6 +110,30 @@ def test_workers_change_nothing(data: Callable[[], Dataset]) -> None:
         assert equal(list(loader.epoch(0)), epochs[0][0])
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_shares_make_up_the_batches(shuffle: bool) -> None:
+    def epoch(**settings: Any) -> list[Batch]:
+        return list(Loader(dataset(), Pipeline(RANDOM, 3), batch_size=6, seed=3, shuffle=shuffle, **settings).epoch(1))
+
+    whole, shares = epoch(), [epoch(share=(number, 3), workers=number % 2) for number in range(3)]
+    sizes = [[len(batch) for batch in share] for share in shares]
+    assert sizes == ([[2, 2, 2]] * 3 if shuffle else [[2, 2, 2, 2], [2, 2, 2, 2], [2, 2, 2, 1]])
+    for number, batch in enumerate(whole):
+        for rank, share in enumerate(shares):
+            assert torch.equal(share[number].indices, batch.indices[rank::3])
+            assert torch.equal(share[number].images, batch.images[rank::3])
+
+
+def test_a_share_of_less_than_one_image_is_no_batch() -> None:
+    shares = [list(Loader(dataset(7), PLAIN, batch_size=3, share=(number, 3)).epoch()) for number in range(3)]
+    assert [len(share) for share in shares] == [3, 2, 2]
+
+
+def test_what_cannot_be_shared_evenly_is_an_error() -> None:
+    with pytest.raises(InputError, match="batches of 7 images cannot be shared evenly by 2 processes"):
+        Loader(dataset(7), PLAIN, batch_size=64, shuffle=True, share=(0, 2))
+
+
 def test_workers_draw_nothing_from_the_training() -> None:
     # Dropout draws from this generator: were the loader to touch it, a resumed run would not end like a whole one.
     before = torch.get_rng_state()

@@ -69,3 +69,17 @@ def test_losses_as_figures() -> None:
         assert figures[min(names)] == pytest.approx(float(values.mean()), rel=1e-5)
         assert evaluator.criteria == ((("loss", "min"),) if len(players) == 1 else ())
     assert figures["b_loss"] == pytest.approx(2 * figures["a_loss"])
+
+
+@pytest.mark.parametrize("make", [lambda: ClassifyEvaluator(8), lambda: LossEvaluator(("a", "b"))])
+def test_merged_evaluators_have_seen_it_all(make: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores, truth = torch.randn(50, 8, generator=draw), torch.randint(0, 8, (50,), generator=draw)
+    whole, parts = make(), [make(), make(), make()]  # the last of them sees nothing
+    for number, (batch, labels) in enumerate(batches(scores, truth)):
+        whole.update(Fixed(), batch, labels)
+        parts[number % 2].update(Fixed(), batch, labels)
+    merged, *others = parts
+    for other in others:
+        merged.merge(other)
+    assert merged.compute() == pytest.approx(whole.compute(), rel=1e-12)

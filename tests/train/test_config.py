@@ -44,6 +44,8 @@ def test_every_optimizer_resolves(optimizer: str) -> None:
         ({"crop_scale": (0.9, 0.1)}, "smallest share comes first"),
         ({"epochs": 3, "warmup": 3}, "leaves nothing"),
         ({"optimizer": "lbfgs", "accumulate": 2}, "cannot be accumulated"),
+        ({"shard": True, "plan": "compile"}, "plan compile has no effect on shards"),
+        ({"shard": True, "optimizer": "lbfgs"}, "shard needs another optimizer"),
         ({"resume": True}, "resume needs out"),
         ({"resume": True, "overwrite": True, "out": "x"}, "contradict"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),

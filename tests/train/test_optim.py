@@ -92,10 +92,10 @@ def test_schedules(settings: dict, expected: list[float]) -> None:
 
 def test_penalties() -> None:
     player = nn.Linear(5, 2)
-    terms = penalty(player, config(l1=0.1, l2=0.2))
+    terms = penalty(player.parameters(), config(l1=0.1, l2=0.2))
     assert terms["l1"].item() == pytest.approx(0.1 * float(player.weight.abs().sum()), rel=1e-6)
     assert terms["l2"].item() == pytest.approx(0.1 * float((player.weight**2).sum()), rel=1e-6)
-    assert penalty(player, config()) == {}
+    assert penalty(player.parameters(), config()) == {}
 
 
 def test_lbfgs_finds_the_optimum_of_softmax_regression() -> None:
@@ -110,7 +110,9 @@ def test_lbfgs_finds_the_optimum_of_softmax_regression() -> None:
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        total = nn.functional.cross_entropy(player(inputs), truth) + sum(penalty(player, settings).values())
+        total = nn.functional.cross_entropy(player(inputs), truth) + sum(
+            penalty(player.parameters(), settings).values()
+        )
         total.backward()
         return total
 

@@ -1,0 +1,105 @@
+"""The record of a run, run.json: what it began with, and whether it is the same that is to go on."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import foveal
+from foveal.data.dataset import Dataset
+from foveal.errors import InputError
+from foveal.system import System
+from foveal.train import checkpoint
+from foveal.train.config import EXECUTION, TrainConfig
+
+
+def new_record(
+    system: System,
+    dataset: Dataset,
+    config: TrainConfig,
+    origins: Mapping[str, str],
+    processes: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What a run is before its first step."""
+    described = checkpoint.describe(system)
+    record = {
+        "foveal": foveal.__version__,
+        "name": system.name,
+        "task": system.task,
+        "status": "running",
+        "data": {"source": dataset.source, "labels": list(dataset.labels), "splits": dataset.split_counts()},
+        "variant": described["variant"],
+        "preprocess": described["preprocess"],
+        "config": asdict(config),
+        "origins": dict(origins),
+        "processes": processes,
+        "environment": environment(device),
+        "unreadable": {},
+    }
+    return json.loads(json.dumps(record, default=repr))  # as it will be read again
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a result may depend on besides the configuration."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def has_other_things(directory: Path) -> bool:
+    """Whether a path is no folder, or one with more in it than what a run leaves that was killed as it began."""
+    return not directory.is_dir() or any(path.name not in (".lock", "run.json.tmp") for path in directory.iterdir())
+
+
+def free_directory(system: System, dataset: Dataset) -> Path:
+    stem = f"{system.name or type(system).__name__}-{Path(dataset.source).stem or 'data'}"
+    number, directory = 1, Path("runs") / stem
+    while directory.exists():
+        number += 1
+        directory = Path("runs") / f"{stem}-{number}"
+    return directory
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    path = directory / "run.json"
+    try:
+        record = json.loads(path.read_text("utf-8", "surrogateescape"))
+        missing = {"name", "status", "data", "variant", "preprocess", "config", "unreadable"} - record.keys()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, AttributeError):
+        missing = {"JSON"}
+    if missing:
+        raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}; --overwrite begins anew")
+    return record
+
+
+def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """InputError where the run to resume is not the one that is asked for."""
+    for what, before, now in (
+        ("system", old["name"], new["name"]),
+        ("classes", old["data"]["labels"], new["data"]["labels"]),
+        ("images in each split", old["data"]["splits"], new["data"]["splits"]),
+    ):
+        if before != now:
+            raise InputError(f"{directory} cannot go on: its {what} were {before}, now {now}")
+    # Each has random numbers of its own, and batch normalisation sees one process's share of a batch.
+    if (before := old.get("processes", 1)) != (now := new["processes"]):
+        raise InputError(f"{directory} cannot go on with {now} processes: it runs with {before}, see torchrun")
+    for part in ("variant", "preprocess", "config"):
+        for name in {**new[part], **old[part]}:
+            before, now = old[part].get(name), new[part].get(name)
+            if before != now and name not in EXECUTION:
+                shown = "image_size" if (part, name) == ("preprocess", "size") else name
+                raise InputError(f"{directory} cannot go on with {shown} {now}: it runs with {before}")
