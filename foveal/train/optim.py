@@ -53,7 +53,7 @@ def schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float
     def factor(step: int) -> float:
         if step < warm:
             return (step + 1) / warm
-        t, span = step - warm, max(1, total - warm)
+        t, span = min(step, total - 1) - warm, total - warm  # after the last step, where only trials go, as in it
         match config.schedule:
             case "cosine":
                 return (1 + math.cos(math.pi * min(1.0, t / span))) / 2

@@ -119,3 +119,9 @@ def test_lbfgs_finds_the_optimum_of_softmax_regression() -> None:
     for _ in range(20):
         optimizer.step(closure)
     assert np.allclose(player.weight.detach(), theirs.coef_, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["cosine", "linear", "inverse_sqrt", "step", "constant"])
+def test_the_rate_is_never_zero_on_the_way_nor_in_a_trial_after_it(rule: str) -> None:
+    factor = schedule(resolve(TrainConfig(epochs=2, schedule=rule, warmup=1), {}, "x")[0], 3)
+    assert all(0 < factor(step) <= 1 for step in range(20))
