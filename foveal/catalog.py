@@ -51,21 +51,24 @@ def create(
 ) -> Any:
     """A System by its catalog name.
 
-    labels:         class names; default those of the set that the published weights were trained on.
-    weights:        a file of published weights, foveal's own or another publisher's layout, recognised by its keys.
+    labels:         class names; default those of the weights, or of the set that published ones were trained on.
+    weights:        a file of weights, in foveal's own or another publisher's layout, recognised by its keys. With other
+                    labels than its own the head is made anew; classes that it knows keep their rows.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
 
     Raises InputError for a name, field or weights that do not fit.
     """
     spec = changed(name, variant(name), variant_fields)
+    if weights is not None:
+        from foveal.weights import class_names, load_weights
+
+        labels = labels or class_names(weights)
     if labels is not None:
         spec = replace(spec, labels=_checked(labels))
     system = getattr(_module(name), ENTRIES[name].split(":")[1])(spec)
     system.name, system.variant = name, variant_fields
     if weights is not None:
-        from foveal.weights import load_weights
-
-        load_weights(system, weights)
+        load_weights(system, weights, variant(name).labels)
     return system.eval()
 
 

@@ -106,7 +106,8 @@ class System(nn.Module):
     task:    decides target type, metric and drawing.
     labels:  class names, without background.
     name, variant: set by `foveal.create`: the catalog's name and the fields that differ from its entry there.
-    licence: of the weights that this system started from; None where it was trained from scratch.
+    started_from, licence: the weights that this system began with, in words, and their licence; None where it was
+             trained from scratch.
     """
 
     task: ClassVar[str]
@@ -119,6 +120,7 @@ class System(nn.Module):
         self.labels = tuple(spec.labels)
         self.name: str | None = None
         self.variant: dict[str, Any] = {}
+        self.started_from: str | None = None
         self.licence: str | None = None
         self.register_buffer("pixel_mean", torch.tensor(spec.preprocess.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.preprocess.std).view(-1, 1, 1), persistent=False)

@@ -50,6 +50,10 @@ class TrainConfig:
     """Decay of the running mean square, of rmsprop."""
     weight_decay: float = UNSET
     """Pull towards zero in the optimizer: decoupled in adamw, an L2 gradient in the others; not on biases and norms."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from each layer, or block, to the one before it, so that early ones change little."""
+    freeze: str | None = None
+    """Leave everything up to and with this module as it is; stages have names such as stem, stage3 or blocks.5."""
     schedule: Schedule = UNSET
     """Course of the learning rate."""
     warmup: float = UNSET
@@ -230,7 +234,8 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
     for name in ("shift", "cutout"):
         number(name, 0, 1)
     number("seed", 0, 2**64, below=True)
-    number("crop_scale", 0, 1, above=True)
+    for name in ("crop_scale", "layer_decay"):
+        number(name, 0, 1, above=True)
     contradictions = {
         "nesterov needs a momentum above 0": config.nesterov and not config.momentum,
         "resume and overwrite contradict each other: go on with the run, or replace it": config.resume
@@ -249,6 +254,8 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
         and config.plan not in ("auto", "eager"),
         "lbfgs keeps its history in one piece: shard needs another optimizer": config.shard
         and config.optimizer == "lbfgs",
+        "layer_decay has no effect with lbfgs, which has one learning rate": config.optimizer == "lbfgs"
+        and config.layer_decay,
         "lbfgs searches along one direction, so gradients cannot be accumulated or clipped": config.optimizer == "lbfgs"
         and (config.accumulate > 1 or config.clip),
     }

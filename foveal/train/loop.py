@@ -13,6 +13,7 @@ from foveal.data.loader import Loader
 from foveal.system import System
 from foveal.train.augment import BatchAugment
 from foveal.train.config import TrainConfig, resolve
+from foveal.train.depth import frozen, learning
 from foveal.train.distributed import joined
 from foveal.train.evaluate import evaluation_loader, measure
 from foveal.train.memory import explain_failure
@@ -41,7 +42,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     name, fits = system.name or type(system).__name__, system.can("fit")
     config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
     train_set, val_set = training_splits(system, dataset, config)
-    with joined() as ranks:
+    with joined() as ranks, frozen(system, config.freeze):
         check_processes(system, config, ranks)
         config = ranks.speaking(config)
         torch.manual_seed(ranks.seed(config.seed))
@@ -93,7 +94,8 @@ def descend(
     state: State, loader: Loader, augment: BatchAugment, run: Run, screen: Screen, meter: Meter, stop: StopRequests
 ) -> None:
     """The rest of the epoch under way, by the gradient of the system's loss."""
-    system, config, progress = state.system.train(), state.config, state.progress
+    system, config, progress = state.system, state.config, state.progress
+    learning(system)
     batches, saved = loader.epoch(progress.epoch, progress.batch), time.monotonic()
     while group := list(itertools.islice(batches, config.accumulate)):
         state.keep_statistics()

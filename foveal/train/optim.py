@@ -9,18 +9,25 @@ from torch import Tensor, nn
 
 from foveal.errors import InputError
 from foveal.train.config import TrainConfig
+from foveal.train.depth import layers
 
 
 def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of one player. Biases and norm parameters, all of one dimension, are not decayed."""
+    """The optimizer of one player. Biases and norm parameters, all of one dimension, are not decayed.
+
+    With `layer_decay` d the l-th of L layers learns at the rate lr d^(L - l).
+    """
     parameters = [parameter for parameter in player.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("there is nothing to train: no parameter takes a gradient")
     lr, weight_decay = config.lr, config.weight_decay or 0.0
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    deep = layers(player) if config.layer_decay else [list(player.parameters())]
+    groups: list[dict[str, Any]] = []
+    for number, layer in enumerate(deep, 1):
+        rate = lr * (config.layer_decay or 1.0) ** (len(deep) - number)
+        learning = [parameter for parameter in layer if parameter.requires_grad]
+        groups.append({"params": [p for p in learning if p.ndim > 1], "lr": rate, "weight_decay": weight_decay})
+        groups.append({"params": [p for p in learning if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
     match config.optimizer:
         case "sgd":

@@ -5,7 +5,7 @@ system has other names, such as `loss`; so `Call` is a module whose forward is a
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import System
 from foveal.train import checkpoint
+from foveal.train.depth import units
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.plan import Plan
 
@@ -115,10 +116,8 @@ class Replicated(Whole):
 class Sharded(Whole):
     """Weights, gradients and optimizer state split over the processes by fully_shard, one unit at a time in one piece.
 
-    The units are the outermost modules that stand in an nn.Sequential, nn.ModuleList or nn.ModuleDict, are none of
-    these themselves and have more than biases and norms: the blocks of a residual network or a transformer, the layers
-    of a plain chain. What is left is one more. The system that was given stays as it is, where it is; `system` is a
-    copy.
+    The units are those of depth.py, the blocks of a network; what is left is one more. The system that was given stays
+    as it is, where it is; `system` is a copy.
     """
 
     def __init__(self, system: System, ranks: Ranks, device: torch.device) -> None:
@@ -175,17 +174,6 @@ class Sharded(Whole):
         from torch.distributed.tensor import DTensor
 
         return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
-
-
-def units(module: nn.Module) -> Iterator[nn.Module]:
-    """The modules that are gathered and let go each by itself."""
-    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-    for child in module.children():
-        if type(module) in containers and type(child) not in containers:
-            if any(parameter.ndim > 1 for parameter in child.parameters()):
-                yield child
-        else:
-            yield from units(child)
 
 
 def spread(system: System, ranks: Ranks, device: torch.device | None, shard: bool) -> Whole:

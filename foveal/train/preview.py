@@ -9,6 +9,7 @@ import torch
 from foveal.data.loader import Loader
 from foveal.structures import Batch
 from foveal.train.augment import BatchAugment
+from foveal.train.depth import learning
 from foveal.train.memory import explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
 from foveal.train.screen import duration
@@ -27,6 +28,8 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     val_images = len(val_loader.dataset) if val_loader else 0
     line = f"{system.name or type(system).__name__}: {parameters:,} parameters, {len(system.labels)} classes"
     lines = [f"{line}, {len(loader.dataset):,} training and {val_images:,} validation images"]
+    if system.started_from:
+        lines.append(f"from the weights of {system.started_from}")
     first = next(loader.epoch(), None)
     if not state.optimizers or first is None:
         return lines
@@ -64,7 +67,8 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
 
 def measure_step(state: State, batches: Sequence[Batch]) -> float:
     """Seconds of one step, from a few that are then undone."""
-    system = state.system.train()
+    system = state.system
+    learning(system)
     weights = {name: value.detach().clone() for name, value in system.state_dict().items()}
     record, tensors = state.capture()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}

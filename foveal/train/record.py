@@ -34,6 +34,7 @@ def new_record(
         "task": system.task,
         "status": "running",
         "data": {"source": dataset.source, "labels": list(dataset.labels), "splits": dataset.split_counts()},
+        "started_from": system.started_from,
         "variant": described["variant"],
         "preprocess": described["preprocess"],
         "config": asdict(config),

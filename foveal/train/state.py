@@ -106,8 +106,8 @@ class State:
             buffer.copy_(kept)
 
     def learning_rate(self) -> float | None:
-        """Of the next step; None where nothing is optimised."""
-        return next((float(schedule.get_last_lr()[0]) for schedule in self.schedules.values()), None)
+        """Of the next step, in the layer that learns fastest; None where nothing is optimised."""
+        return next((float(max(schedule.get_last_lr())) for schedule in self.schedules.values()), None)
 
     def update_average(self) -> None:
         """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""

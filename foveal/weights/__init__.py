@@ -1,19 +1,21 @@
 """Weights of any publisher into a system: one file a publisher, with how its names map to ours."""
 
 import io
+import json
 import os
 import re
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,10 +31,14 @@ PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, to
 TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
 
 
-def load_weights(system: System, path: str | PathLike[str]) -> None:
+def load_weights(system: System, path: str | PathLike[str], published: Sequence[str] = ()) -> None:
     """Weights from a .safetensors file, or one that torch.save made, into a system; all of them or none.
 
     The layout, foveal's own or another publisher's, is recognised by its names; the numbers take the system's type.
+    Where the file's classes are known and others than the system's, what has a row for each class goes by their names:
+    classes that the file knows keep their rows, the others begin anew.
+
+    published: the classes of a publisher's file, if it has so many.
 
     Raises InputError for a file that is missing, truncated, not of weights, or whose opening would have to run code,
     and for weights that are not exactly this system's.
@@ -43,12 +49,50 @@ def load_weights(system: System, path: str | PathLike[str]) -> None:
     own = system.state_dict()
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
+    labels, rows = class_names(path) or tuple(published), _class_rows(system)
+    said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
+    if labels and labels != system.labels and rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
+        weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
+        said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
     if complaint := _misfit(system, own, weights):
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
     system.load_state_dict(weights)
+    system.started_from = said
     if layout != "foveal":
         system.licence = f"that of the weights published by {layout}"
+
+
+def class_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
+    """The classes that a checkpoint of foveal knows; None for other files."""
+    try:
+        with safe_open(path, "pt") as file:
+            return tuple(map(str, json.loads(file.metadata()["foveal"])["labels"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _class_rows(system: System) -> list[str]:
+    """Names of the tensors that have a row for each class: those that grow where there is one class more."""
+    with torch.device("meta"):
+        larger = type(system)(replace(system.spec, labels=(*system.labels, "one more")))
+    sizes = {name: value.shape for name, value in larger.state_dict().items()}
+    return [
+        name
+        for name, value in system.state_dict().items()
+        if value.shape != sizes[name] and len(value) == len(system.labels)
+    ]
+
+
+def _by_name(own: Tensor, labels: Sequence[str], given: Tensor, known: Sequence[str]) -> Tensor:
+    """(C, ...) with the given rows of the classes that are known, the own rows of the others."""
+    if own.shape[1:] != given.shape[1:]:
+        return given  # a misfit, which is to be told
+    shared = [label for label in labels if label in known]
+    rows = own.clone()
+    if shared:
+        rows[[labels.index(label) for label in shared]] = given[[known.index(label) for label in shared]].to(own)
+    return rows
 
 
 def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

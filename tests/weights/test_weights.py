@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from foveal.catalog import create
 from foveal.errors import InputError
+from foveal.train import checkpoint
 from foveal.weights import load_weights
 
 
@@ -197,9 +198,47 @@ def test_weights_that_are_not_exactly_the_systems_are_refused_whole(said, traine
 
 
 def test_another_number_of_classes_is_said_in_these_words(trained, tmp_path):
-    torch.save(as_torchvision(trained.state_dict()), tmp_path / "weights.pt")
-    with pytest.raises(InputError, match=r"\(torchvision's layout\) .* it knows 10 classes, the system 3 .classifier"):
+    seven = create("resnet_nano", labels=tuple("abcdefg"))
+    torch.save(as_torchvision(seven.state_dict()), tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=r"\(torchvision's layout\) .* it knows 7 classes, the system 3 .classifier"):
         create("resnet_nano", labels=("a", "b", "c"), weights=tmp_path / "weights.pt")
+
+
+def test_a_new_head_by_class_names(trained, tmp_path):
+    torch.save(as_torchvision(trained.state_dict()), tmp_path / "weights.pt")
+    torch.manual_seed(5)
+    fresh = create("resnet_nano", labels=("7", "owl", "2")).state_dict()
+    torch.manual_seed(5)
+    system = create("resnet_nano", labels=("7", "owl", "2"), weights=tmp_path / "weights.pt")
+    assert system.started_from == "weights.pt (torchvision's layout), its head anew: 2 of 3 classes are known to it"
+    for name, value in system.state_dict().items():
+        theirs = trained.state_dict()[name]
+        if name.startswith("classifier."):
+            assert torch.equal(value[[0, 2]], theirs[[7, 2]])
+            assert torch.equal(value[1], fresh[name][1])
+            assert not torch.equal(value[1], theirs[1])
+        else:
+            assert torch.equal(value, theirs)
+
+
+def test_the_classes_of_a_checkpoint_are_its_own(tmp_path):
+    old = create("resnet_nano", labels=("cat", "dog", "owl"))
+    checkpoint.save(tmp_path / "best.safetensors", checkpoint.describe(old), old.state_dict())
+    again = create("resnet_nano", weights=tmp_path / "best.safetensors")
+    assert again.labels == old.labels
+    assert again.started_from == "best.safetensors"
+    turned = create("resnet_nano", labels=("owl", "cat", "dog"), weights=tmp_path / "best.safetensors")
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(turned(images), old.eval()(images)[:, [2, 0, 1]])
+
+
+def test_a_head_of_another_width_is_not_taken_for_a_new_one(tmp_path):
+    old = create("resnet_nano", labels=("cat", "dog", "owl"))
+    state = old.state_dict()
+    state["classifier.weight"] = torch.zeros(3, 65)
+    checkpoint.save(tmp_path / "best.safetensors", checkpoint.describe(old), state)
+    with pytest.raises(InputError, match="of another shape"):
+        create("resnet_nano", weights=tmp_path / "best.safetensors")
 
 
 def test_the_importers_stand_above_the_families():
