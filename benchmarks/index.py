@@ -69,7 +69,9 @@ def main() -> None:
     document: dict[str, Any] = {"machine": machine(), "images": len(dataset), "parent_mb": parent, "worker_mb": worker}
     table = [["of 1,000,000 paths", "MB", "target"]]
     table.append(["in the process that trains, at most", f"{parent:.0f}", verdict(parent, PARENT_TARGET)])
-    table.append(["in each of four workers, beyond one with ten images", f"{worker:.0f}", verdict(worker, WORKER_TARGET)])
+    table.append(
+        ["in each of four workers, beyond one with ten images", f"{worker:.0f}", verdict(worker, WORKER_TARGET)]
+    )
     report(document, [table], as_json=options.json)
 
 

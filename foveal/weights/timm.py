@@ -1,4 +1,4 @@
-"""Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet are."""
+"""Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet and DenseNet are."""
 
 from collections.abc import Mapping
 

@@ -16,6 +16,18 @@ RESNET = (
     Rule(r"fc\.", "classifier."),
 )
 
+# Published files have a dot before the numbers of a layer, "norm.1"; its loader takes it out.
+DENSENET = (
+    Rule(r"features\.(conv|norm)0\.", r"stem.\1."),
+    Rule(
+        r"features\.denseblock(\d+)\.denselayer(\d+)\.(norm|conv)\.?(\d)\.",
+        lambda name: f"stage{name[1]}.{int(name[2]) - 1}.branch.{name[3]}{name[4]}.",
+    ),
+    Rule(r"features\.transition(\d+)\.(norm|conv)\.", r"transition\1.\2."),
+    Rule(r"features\.norm5\.", "activate.norm."),
+    Rule(r"classifier\.", "classifier."),
+)
+
 LAYER = r"encoder\.layers\.encoder_layer_(\d+)\."
 
 VIT = (
@@ -32,6 +44,7 @@ VIT = (
 )
 
 FAMILIES = {
+    "DenseNet": DENSENET,
     "ResNet": RESNET,
     "ViT": VIT,
 }
