@@ -19,11 +19,15 @@ from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.system import System
-from foveal.weights import timm, torchvision
+from foveal.weights import efficientnet_pytorch, timm, torchvision
 
-Converter = Callable[[type, Mapping[str, Tensor]], dict[str, Tensor] | None]
+Converter = Callable[[System, Mapping[str, Tensor]], dict[str, Tensor] | None]
 
-PUBLISHERS: dict[str, Converter] = {"torchvision": torchvision.convert, "timm": timm.convert}
+PUBLISHERS: dict[str, Converter] = {
+    "torchvision": torchvision.convert,
+    "timm": timm.convert,
+    "efficientnet_pytorch": efficientnet_pytorch.convert,
+}
 WRAPPINGS = ("model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
 TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
@@ -43,7 +47,7 @@ def load_weights(system: System, path: str | PathLike[str]) -> None:
     own = system.state_dict()
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
-    if complaint := _misfit(system, own, weights):
+    if complaint := _misfit(system, own, weights) or system.refuses(layout):
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
     system.load_state_dict(weights)
@@ -59,7 +63,7 @@ def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[st
     names = system.state_dict().keys()
     readings = {"foveal": dict(state)}
     for publisher, convert in PUBLISHERS.items():
-        if (converted := convert(type(system), state)) is not None:
+        if (converted := convert(system, state)) is not None:
             readings[publisher] = converted
     layout = max(readings, key=lambda layout: len(names & readings[layout].keys()))
     return layout, readings[layout]

@@ -67,7 +67,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def check_import(tmp_path: Path, record_property: Callable[[str, object], None]):
     """A system of five classes against an oracle, through a file under the oracle's names and the importer."""
 
-    def run(name: str, package: str, model: str, reference: nn.Module, *, size: int = 64, **fields: Any) -> None:
+    def run(
+        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
+    ) -> None:
         file = tmp_path / "weights.safetensors"
         save_file(randomise(reference).state_dict(), file)
         system = create(name, labels=LABELS, weights=file, **fields)
@@ -83,7 +85,9 @@ def check_import(tmp_path: Path, record_property: Callable[[str, object], None])
 def check_in_order(tmp_path: Path, record_property: Callable[[str, object], None]):
     """The same under our own names, given to the oracle's tensors in their order: for names that we do not read."""
 
-    def run(name: str, package: str, model: str, reference: nn.Module, *, size: int = 64, **fields: Any) -> None:
+    def run(
+        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
+    ) -> None:
         names = dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
 
         def translate_all(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
