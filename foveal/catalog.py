@@ -17,6 +17,11 @@ FAMILIES = {
     "classify.resnet:ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
     "resnext50_32x4d resnext101_32x8d resnext101_64x4d resnetv2_18 resnetv2_34 resnetv2_50 resnetv2_101 resnetv2_152 "
     "resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet_nano",
+    "classify.densenet:DenseNet": "densenet121 densenet161 densenet169 densenet201 densenet40_cifar "
+    "densenet100_bc_cifar densenet_nano",
+    "classify.mobilenet:MobileNet": "mobilenetv1_100 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small "
+    "mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 tf_mobilenetv3_small_100 efficientnet_lite0 "
+    "tf_efficientnet_lite0 mobilenet_v1_nano mobilenet_v2_nano mobilenet_v3_nano",
     "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 vit_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}

@@ -182,6 +182,10 @@ class System(nn.Module):
         """Why weights under this system's names are not its own, where it knows better than names and shapes tell."""
         return None
 
+    def refuses(self, layout: str) -> str | None:
+        """Why weights in a publisher's layout are of another network, where neither names nor shapes show it."""
+        return None
+
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
         return {}

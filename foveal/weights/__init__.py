@@ -21,11 +21,15 @@ from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.system import System
-from foveal.weights import timm, torchvision
+from foveal.weights import efficientnet_pytorch, timm, torchvision
 
-Converter = Callable[[type, Mapping[str, Tensor]], dict[str, Tensor] | None]
+Converter = Callable[[System, Mapping[str, Tensor]], dict[str, Tensor] | None]
 
-PUBLISHERS: dict[str, Converter] = {"torchvision": torchvision.convert, "timm": timm.convert}
+PUBLISHERS: dict[str, Converter] = {
+    "torchvision": torchvision.convert,
+    "timm": timm.convert,
+    "efficientnet_pytorch": efficientnet_pytorch.convert,
+}
 WRAPPINGS = ("model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
 TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
@@ -54,7 +58,7 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     if labels and labels != system.labels and rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
         weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
-    if complaint := _misfit(system, own, weights):
+    if complaint := _misfit(system, own, weights) or system.refuses(layout):
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
     system.load_state_dict(weights)
@@ -103,7 +107,7 @@ def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[st
     names = system.state_dict().keys()
     readings = {"foveal": dict(state)}
     for publisher, convert in PUBLISHERS.items():
-        if (converted := convert(type(system), state)) is not None:
+        if (converted := convert(system, state)) is not None:
             readings[publisher] = converted
     layout = max(readings, key=lambda layout: len(names & readings[layout].keys()))
     return layout, readings[layout]

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from foveal.system import System
 
 
 class Rule(NamedTuple):
@@ -21,13 +23,18 @@ class Rule(NamedTuple):
     change: Callable[[Tensor], Tensor] | None = None
 
 
-def rename(tables: Mapping[str, Sequence[Rule]], family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors under our names, by the table of the family (its class name) or of the family that it extends.
+# A family's rules, or what makes those of one system, where names depend on how many blocks it has and of what.
+Table = Sequence[Rule] | Callable[[Any], Sequence[Rule]]
+
+
+def rename(tables: Mapping[str, Table], system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors under our names, by the table of the system's class (its name) or of the class that it extends.
 
     Names without a rule stay as they are, to be reported as left over. None where these are more than half: then it is
     not this publisher's layout.
     """
-    rules = next((tables[base.__name__] for base in family.__mro__ if base.__name__ in tables), ())
+    table: Table = next((tables[base.__name__] for base in type(system).__mro__ if base.__name__ in tables), ())
+    rules = table(system) if callable(table) else table
     renamed: dict[str, Tensor] = {}
     unknown = 0
     for name, tensor in state.items():

@@ -1,10 +1,12 @@
-"""Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet are."""
+"""Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet and DenseNet are."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from foveal.weights.rules import Rule, rename
+from foveal.system import System
+from foveal.weights.rules import Rule, Table, rename
 
 
 def matrix(weight: Tensor) -> Tensor:
@@ -37,12 +39,37 @@ VIT = (
     Rule(r"head\.", "classifier."),
 )
 
-FAMILIES = {
+
+def mobilenet(system: Any) -> list[Rule]:
+    """Norms are counted within a block, and a pointwise convolution is the first where it expands, else the last."""
+    rules = [Rule(r"conv_stem\.", "stem.conv."), Rule(r"bn1\.", "stem.norm.")]
+    for name, block in system.blocks.items():
+        stage, number = name.removeprefix("stage").split(".")
+        theirs = rf"blocks\.{int(stage) - 1}\.{number}\."
+        expands = "expand" in block.parts
+        convs = {"expand": "conv_pw", "depthwise": "conv_dw", "project": "conv_pwl" if expands else "conv_pw"}
+        parts = [part for part in block.parts if part != "excite"]
+        for place, part in enumerate(parts, 1):
+            rules.append(Rule(theirs + rf"{convs[part]}\.", f"{name}.{part}.conv."))
+            rules.append(Rule(theirs + rf"bn{place}\.", f"{name}.{part}.norm."))
+        rules.append(Rule(theirs + r"se\.conv_reduce\.", f"{name}.excite.fc1."))
+        rules.append(Rule(theirs + r"se\.conv_expand\.", f"{name}.excite.fc2."))
+    if system.spec.hidden:
+        head = rf"blocks\.{len(system.spec.stages)}\.0\."
+        rules += [Rule(head + r"conv\.", "head.conv."), Rule(head + r"bn1\.", "head.norm.")]
+        rules += [Rule(r"conv_head\.weight$", "hidden.linear.weight", matrix), Rule(r"conv_head\.", "hidden.linear.")]
+    else:
+        rules += [Rule(r"conv_head\.", "head.conv."), Rule(r"bn2\.", "head.norm.")]
+    return [*rules, Rule(r"classifier\.", "classifier.")]
+
+
+FAMILIES: dict[str, Table] = {
     "ResNet": RESNET,
+    "MobileNet": mobilenet,
     "ViT": VIT,
 }
 
 
-def convert(family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """timm's weights of a family under our names; None where the names are not timm's."""
-    return rename(FAMILIES, family, state)
+def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """timm's weights for a system under our names; None where the names are not timm's."""
+    return rename(FAMILIES, system, state)

@@ -1,10 +1,12 @@
 """Names in torchvision's checkpoints, by family."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-from foveal.weights.rules import Rule, rename
+from foveal.system import System
+from foveal.weights.rules import Rule, Table, rename
 
 RESNET = (
     Rule(r"conv1\.", "stem.conv."),
@@ -14,6 +16,18 @@ RESNET = (
     Rule(r"layer(\d+)\.(\d+)\.downsample\.0\.", r"stage\1.\2.shortcut.conv."),
     Rule(r"layer(\d+)\.(\d+)\.downsample\.1\.", r"stage\1.\2.shortcut.norm."),
     Rule(r"fc\.", "classifier."),
+)
+
+# Published files have a dot before the numbers of a layer, "norm.1"; its loader takes it out.
+DENSENET = (
+    Rule(r"features\.(conv|norm)0\.", r"stem.\1."),
+    Rule(
+        r"features\.denseblock(\d+)\.denselayer(\d+)\.(norm|conv)\.?(\d)\.",
+        lambda name: f"stage{name[1]}.{int(name[2]) - 1}.branch.{name[3]}{name[4]}.",
+    ),
+    Rule(r"features\.transition(\d+)\.(norm|conv)\.", r"transition\1.\2."),
+    Rule(r"features\.norm5\.", "activate.norm."),
+    Rule(r"classifier\.", "classifier."),
 )
 
 LAYER = r"encoder\.layers\.encoder_layer_(\d+)\."
@@ -31,12 +45,33 @@ VIT = (
     Rule(r"heads\.head\.", "classifier."),
 )
 
-FAMILIES = {
+
+def mobilenet(system: Any) -> list[Rule]:
+    """Blocks are numbered through, and so are the parts of each. In v2 the last part of a block is not one but two."""
+    rules = [Rule(r"features\.0\.0\.", "stem.conv."), Rule(r"features\.0\.1\.", "stem.norm.")]
+    for number, (name, block) in enumerate(system.blocks.items(), 1):
+        theirs, last = rf"features\.{number}\.(?:conv|block)\.", len(block.parts) - 1
+        for place, part in enumerate(block.parts):
+            if part == "excite":
+                rules.append(Rule(theirs + rf"{place}\.", f"{name}.excite."))
+            else:
+                rules.append(Rule(theirs + rf"{place}\.0\.", f"{name}.{part}.conv."))
+                rules.append(Rule(theirs + rf"{place}\.1\.", f"{name}.{part}.norm."))
+        rules.append(Rule(theirs + rf"{last}\.", f"{name}.project.conv."))
+        rules.append(Rule(theirs + rf"{last + 1}\.", f"{name}.project.norm."))
+    head = rf"features\.{len(system.blocks) + 1}\."
+    rules += [Rule(head + r"0\.", "head.conv."), Rule(head + r"1\.", "head.norm.")]
+    return [*rules, Rule(r"classifier\.0\.", "hidden.linear."), Rule(r"classifier\.\d\.", "classifier.")]
+
+
+FAMILIES: dict[str, Table] = {
+    "DenseNet": DENSENET,
     "ResNet": RESNET,
+    "MobileNet": mobilenet,
     "ViT": VIT,
 }
 
 
-def convert(family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """torchvision's weights of a family under our names; None where the names are not torchvision's."""
-    return rename(FAMILIES, family, state)
+def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """torchvision's weights for a system under our names; None where the names are not torchvision's."""
+    return rename(FAMILIES, system, state)

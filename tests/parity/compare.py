@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from foveal.catalog import create
 from foveal.system import System
 
 TOLERANCE = 1e-9  # relative, in float64: rounding gives about 1e-14, any difference of substance far more than 1e-9
@@ -101,3 +102,27 @@ def compare_logits_and_gradients(
 def row(variant: str, package: str, model: str, layout: str, figures: Mapping[str, float]) -> dict[str, object]:
     """A row of the table of parity, for `record_property("parity", ...)`; conftest.py gathers and writes them."""
     return {"variant": variant, "oracle": f"{package} {version(package)} `{model}`", "layout": layout, **figures}
+
+
+def check_published(name: str, weights: str = "IMAGENET1K_V1") -> None:
+    """Asserts that parameters, class names and preprocessing are those that torchvision publishes."""
+    published = oracle("torchvision.models").get_model_weights(name)[weights]
+    with torch.device("meta"):
+        system = create(name)
+    assert sum(parameter.numel() for parameter in system.parameters()) == published.meta["num_params"]
+    assert list(system.labels) == published.meta["categories"]
+    theirs, ours = published.transforms(), system.preprocess
+    assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
+    assert (ours.interpolation, ours.resize) == (theirs.interpolation.value, "crop")
+    assert ([ours.size[0]], [round(ours.size[0] / ours.crop)]) == (theirs.crop_size, theirs.resize_size)
+
+
+def check_timm_preprocessing(name: str, model: str) -> None:
+    """Asserts that parameters and preprocessing are those of timm's model."""
+    with torch.device("meta"):
+        reference, system = oracle("timm").create_model(model), create(name)
+    assert sum(p.numel() for p in system.parameters()) == sum(p.numel() for p in reference.parameters())
+    theirs, ours = reference.default_cfg, system.preprocess
+    assert (ours.mean, ours.std, ours.interpolation) == (theirs["mean"], theirs["std"], theirs["interpolation"])
+    assert (3, *ours.size) == theirs["input_size"]
+    assert round(ours.size[0] / ours.crop) == int(ours.size[0] / theirs["crop_pct"])

@@ -1,11 +1,21 @@
 """`pytest tests/parity --parity-table FILE` writes what the tests measured as a table."""
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from foveal.catalog import create
+from foveal.weights import translate
+
+from .compare import compare_logits_and_gradients, randomise, row
+
+LABELS = ("a", "b", "c", "d", "e")
 
 COLUMNS = ("variant", "oracle", "layout", "parameters", "logits", "gradients")
 HEAD = f"""# Parity
@@ -51,3 +61,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if (path := config.getoption("--parity-table")) and "PYTEST_XDIST_WORKER" not in os.environ:
         config.pluginmanager.register(ParityTable(path))
+
+
+@pytest.fixture
+def check_import(tmp_path: Path, record_property: Callable[[str, object], None]):
+    """A system of five classes against an oracle, through a file under the oracle's names and the importer."""
+
+    def run(
+        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
+    ) -> None:
+        file = tmp_path / "weights.safetensors"
+        save_file(randomise(reference).state_dict(), file)
+        system = create(name, labels=LABELS, weights=file, **fields)
+        file.unlink()  # pytest keeps what tests leave behind, and the large ones have 500 MB
+        layout, _ = translate(system, reference.state_dict())
+        figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1], size=size)
+        record_property("parity", row(described(name, fields), package, model, layout, figures))
+
+    return run
+
+
+@pytest.fixture
+def check_in_order(tmp_path: Path, record_property: Callable[[str, object], None]):
+    """The same under our own names, given to the oracle's tensors in their order: for names that we do not read."""
+
+    def run(
+        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
+    ) -> None:
+        names = dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
+
+        def translate_all(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {names[theirs]: tensor for theirs, tensor in state.items()}
+
+        file = tmp_path / "weights.safetensors"
+        save_file(translate_all(randomise(reference).state_dict()), file)
+        system = create(name, weights=file, **fields)
+        file.unlink()
+        figures = compare_logits_and_gradients(system, reference, translate_all, size=size)
+        record_property("parity", row(described(name, fields), package, model, "foveal, by order", figures))
+
+    return run
+
+
+def described(name: str, fields: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{field}={value}" for field, value in fields.items())
+    return f"{name} ({settings})" if settings else name
