@@ -22,6 +22,9 @@ FAMILIES = {
     "classify.mobilenet:MobileNet": "mobilenetv1_100 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small "
     "mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 tf_mobilenetv3_small_100 efficientnet_lite0 "
     "tf_efficientnet_lite0 mobilenet_v1_nano mobilenet_v2_nano mobilenet_v3_nano",
+    "classify.senet:SENet": "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnext50_32x4d "
+    "seresnext101_32x4d senet154 legacy_seresnet18 legacy_seresnet34 legacy_seresnet50 legacy_seresnet101 "
+    "legacy_seresnet152 legacy_seresnext50_32x4d legacy_seresnext101_32x4d legacy_senet154 senet_nano",
     "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 vit_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}

@@ -15,6 +15,7 @@ Departs from the papers, as published weights do:
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -72,6 +73,11 @@ class ResNetSpec(Spec):
             )
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+
+    @property
+    def stem_width(self) -> int:
+        """Channels that leave the stem."""
+        return self.width
 
 
 def convolution(channels: int, out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -173,16 +179,26 @@ def stem(spec: ResNetSpec) -> nn.Sequential:
 
 
 class ResNet(Classifier):
-    """Images are (B, 3, H, W) of any size. Stages are `stage1` ... `stageN`; each after the first halves the maps."""
+    """Images are (B, 3, H, W) of any size. Stages are `stage1` ... `stageN`; each after the first halves the maps.
+
+    stem:  makes what comes before the stages.
+    block: makes what they are made of; default Block or PreactivationBlock, as the spec says.
+    """
 
     spec: ResNetSpec
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    def __init__(
+        self,
+        spec: ResNetSpec,
+        *,
+        stem: Callable[[Any], nn.Module] = stem,
+        block: Callable[[Any, int, int, int, float], Block | PreactivationBlock] | None = None,
+    ) -> None:
         super().__init__(spec)
         self.stem = stem(spec)  # (B, 3, H, W) -> (B, width, H/4, W/4), or (B, width, H, W) of the small stem
-        block = PreactivationBlock if spec.preactivation else Block
+        block = block or (PreactivationBlock if spec.preactivation else Block)
         drops = iter(linear_rule(spec.stochastic_depth, sum(spec.depths)))
-        channels = spec.width
+        channels = spec.stem_width
         for number, depth in enumerate(spec.depths):
             blocks: list[Block | PreactivationBlock] = []
             for n in range(depth):
@@ -218,9 +234,14 @@ class ResNet(Classifier):
         # What the classifier averages: with preactivation the last stage's sum, normalised.
         return "activate" if self.spec.preactivation else f"stage{len(self.spec.depths)}"
 
+    @property
+    def first_filters(self) -> str:
+        """The weights of the first convolution, by their name in the stem."""
+        return "conv.weight"
+
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """The filters of the first convolution; mid-grey is zero, each with its own scale."""
-        weight = self.stem.get_parameter("conv.weight").detach().float()  # (width, 3, k, k)
+        weight = self.stem.get_parameter(self.first_filters).detach().float()  # (width, 3, k, k)
         filters = 0.5 + weight / (2 * weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
         return {"first filters": (filters.expand(-1, 3, -1, -1), tuple(str(n) for n in range(len(filters))))}
 

@@ -27,6 +27,38 @@ RESNET = (
     Rule(r"head\.fc\.", "classifier."),
 )
 
+# Blocks of its residual networks of the first kind, whose names are torchvision's.
+RESIDUAL = (
+    Rule(r"layer(\d+)\.(\d+)\.conv(\d)\.", r"stage\1.\2.branch.conv\3."),
+    Rule(r"layer(\d+)\.(\d+)\.bn(\d)\.", r"stage\1.\2.branch.norm\3."),
+    Rule(r"layer(\d+)\.(\d+)\.downsample\.0\.", r"stage\1.\2.shortcut.conv."),
+    Rule(r"layer(\d+)\.(\d+)\.downsample\.1\.", r"stage\1.\2.shortcut.norm."),
+)
+
+
+def senet(system: Any) -> list[Rule]:
+    """legacy_* have the names of the files that the authors' networks were first brought to PyTorch in."""
+    if system.spec.caffe:
+        number = r"\1" if system.spec.deep else ""
+        return [
+            Rule(r"layer0\.conv(\d)\.", f"stem.conv{number}."),
+            Rule(r"layer0\.bn(\d)\.", f"stem.norm{number}."),
+            *RESIDUAL,
+            Rule(r"layer(\d+)\.(\d+)\.se_module\.", r"stage\1.\2.excite."),
+            Rule(r"last_linear\.", "classifier."),
+        ]
+    deep = [(0, "conv1"), (1, "norm1"), (3, "conv2"), (4, "norm2"), (6, "conv3")]
+    stem = [Rule(rf"conv1\.{place}\.", f"stem.{ours}.") for place, ours in deep] if system.spec.deep else []
+    return [
+        *stem,
+        Rule(r"conv1\.", "stem.conv."),
+        Rule(r"bn1\.", "stem.norm3." if system.spec.deep else "stem.norm."),
+        *RESIDUAL,
+        Rule(r"layer(\d+)\.(\d+)\.se\.", r"stage\1.\2.excite."),
+        Rule(r"fc\.", "classifier."),
+    ]
+
+
 VIT = (
     Rule(r"cls_token$", "class_token"),
     Rule(r"patch_embed\.proj\.", "patch_embedding."),
@@ -66,6 +98,7 @@ def mobilenet(system: Any) -> list[Rule]:
 FAMILIES: dict[str, Table] = {
     "ResNet": RESNET,
     "MobileNet": mobilenet,
+    "SENet": senet,
     "ViT": VIT,
 }
 
