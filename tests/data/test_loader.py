@@ -260,6 +260,8 @@ def targets_of_all_kinds() -> Iterator[tuple[Target, ...]]:
     yield Label(torch.tensor(3), torch.rand(4)), Label(torch.tensor(0), torch.rand(4))
     yield Caption(torch.tensor([1, 2, 3])), Caption(torch.tensor([], dtype=torch.int64)), Caption(torch.tensor([5]))
     yield some(3), some(0), some(1)
+    yield some(3), some(2, scores=torch.rand(2)), some(1)  # some are known better than others
+    yield some(1, crowd=torch.tensor([True])), some(0)
     yield some(0), some(0)
     yield some(2, scores=torch.rand(2)), some(0, scores=torch.rand(0))
     yield some(2, crowd=torch.tensor([True, False])), some(1, crowd=torch.tensor([False]))
