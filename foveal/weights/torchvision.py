@@ -6,6 +6,14 @@ from torch import Tensor
 
 from foveal.weights.rules import Rule, rename
 
+# AlexNet's layers are counted with those that have no weights.
+ALEXNET = (
+    *(Rule(rf"features\.{n}\.", f"stage{stage}.conv.") for stage, n in enumerate((0, 3, 6, 8, 10), 1)),
+    Rule(r"classifier\.1\.", "classifier.fc1."),
+    Rule(r"classifier\.4\.", "classifier.fc2."),
+    Rule(r"classifier\.6\.", "classifier.output."),
+)
+
 RESNET = (
     Rule(r"conv1\.", "stem.conv."),
     Rule(r"bn1\.", "stem.norm."),
@@ -32,6 +40,7 @@ VIT = (
 )
 
 FAMILIES = {
+    "AlexNet": ALEXNET,
     "ResNet": RESNET,
     "ViT": VIT,
 }
