@@ -21,13 +21,18 @@ class Rule(NamedTuple):
     change: Callable[[Tensor], Tensor] | None = None
 
 
-def rename(tables: Mapping[str, Sequence[Rule]], family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The tensors under our names, by the table of the family (its class name) or of the family that it extends.
+Rules = Sequence[Rule] | Callable[[Mapping[str, Tensor]], Sequence[Rule]]
+
+
+def rename(tables: Mapping[str, Rules], family: type, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The tensors under our names, by the table of the family (its class name) or of the family that it extends; a
+    function of the tensors makes the table where names alone do not tell what is what.
 
     Names without a rule stay as they are, to be reported as left over. None where these are more than half: then it is
     not this publisher's layout.
     """
     rules = next((tables[base.__name__] for base in family.__mro__ if base.__name__ in tables), ())
+    rules = rules(state) if callable(rules) else rules
     renamed: dict[str, Tensor] = {}
     unknown = 0
     for name, tensor in state.items():

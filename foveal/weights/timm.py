@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from foveal.weights.rules import Rule, rename
+from foveal.weights.rules import Rule, Rules, rename
+from foveal.weights.torchvision import vgg_features
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """A 1x1 convolution's (C, D, 1, 1) as a linear layer's (C, D)."""
+    """The (C, D, h, w) of a convolution that is as large as its map as a linear layer's (C, D h w)."""
     return weight.flatten(1) if weight.dim() == 4 else weight
 
 
@@ -37,8 +38,20 @@ VIT = (
     Rule(r"head\.", "classifier."),
 )
 
-FAMILIES = {
+
+def vgg(state: Mapping[str, Tensor]) -> tuple[Rule, ...]:
+    """Its hidden layers are convolutions, the first one as large as the map."""
+    return (
+        *vgg_features(state),
+        Rule(r"pre_logits\.fc([12])\.weight$", r"classifier.fc\1.weight", matrix),
+        Rule(r"pre_logits\.fc([12])\.", r"classifier.fc\1."),
+        Rule(r"head\.fc\.", "classifier.output."),
+    )
+
+
+FAMILIES: dict[str, Rules] = {
     "ResNet": RESNET,
+    "VGG": vgg,
     "ViT": VIT,
 }
 

@@ -1,10 +1,11 @@
 """Names in torchvision's checkpoints, by family."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from foveal.weights.rules import Rule, rename
+from foveal.weights.rules import Rule, Rules, rename
 
 # AlexNet's layers are counted with those that have no weights.
 ALEXNET = (
@@ -39,9 +40,36 @@ VIT = (
     Rule(r"heads\.head\.", "classifier."),
 )
 
-FAMILIES = {
+
+def vgg_features(state: Mapping[str, Tensor]) -> tuple[Rule, ...]:
+    """The convolutions of VGG, and their norms. Layers are counted through, with those that have no weights, so that
+    the longer step from one convolution to the next shows where a stage ends with pooling."""
+    names = [re.match(r"features\.(\d+)\.weight$", name) for name, tensor in state.items() if tensor.dim() == 4]
+    convolutions = sorted(int(name[1]) for name in names if name)
+    step = 3 if "features.1.weight" in state else 2  # convolution, [norm], relu
+    rules: list[Rule] = []
+    stage, place, before = 1, 0, 0
+    for n in convolutions:
+        stage, place = (stage + 1, 1) if n - before > step else (stage, place + 1)
+        rules.append(Rule(rf"features\.{n}\.", f"stage{stage}.conv{place}."))
+        rules.append(Rule(rf"features\.{n + 1}\.", f"stage{stage}.norm{place}."))
+        before = n
+    return tuple(rules)
+
+
+def vgg(state: Mapping[str, Tensor]) -> tuple[Rule, ...]:
+    return (
+        *vgg_features(state),
+        Rule(r"classifier\.0\.", "classifier.fc1."),
+        Rule(r"classifier\.3\.", "classifier.fc2."),
+        Rule(r"classifier\.6\.", "classifier.output."),
+    )
+
+
+FAMILIES: dict[str, Rules] = {
     "AlexNet": ALEXNET,
     "ResNet": RESNET,
+    "VGG": vgg,
     "ViT": VIT,
 }
 
