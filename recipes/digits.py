@@ -17,7 +17,16 @@ import torch
 import foveal
 
 SEEDS = (0, 1, 2)
-NAMES = ("linear_softmax", "linear_svm", "lenet", "resnet_nano", "vit_nano")
+NAMES = (
+    "linear_softmax",
+    "linear_svm",
+    "lenet",
+    "alexnet_nano",
+    "zfnet_nano",
+    "vgg_nano",
+    "resnet_nano",
+    "vit_nano",
+)
 
 
 def main() -> None:

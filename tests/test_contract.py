@@ -15,13 +15,18 @@ from foveal.system import Spec, System
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig, resolve
 
-# The largest side that a system is tried with here: what holds for small images holds for large ones.
-SIDE = 32
+# The sides that a system is tried with here, the first that it takes: what holds for small images holds for large ones.
+SIDES = (32, 64, 128)
 
 
 def build(name: str, **fields: Any) -> Any:
-    torch.manual_seed(0)
-    return foveal.create(name, image_size=min(SIDE, *variant(name).preprocess.size), **fields)
+    for side in SIDES:
+        torch.manual_seed(0)
+        try:
+            return foveal.create(name, image_size=min(side, *variant(name).preprocess.size), **fields)
+        except foveal.InputError as error:
+            if "pixels or more" not in str(error) or side == SIDES[-1]:
+                raise
 
 
 def batch_for(system: Any, count: int = 4) -> Batch:
@@ -68,16 +73,17 @@ def test_contract(name: str, tmp_path: Path) -> None:
     idle = [n for n, p in system.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert not idle, f"no gradient reaches {idle}"
 
-    # learning lowers the loss
+    # learning lowers the loss, with the same units dropped each time
     optimizer = torch.optim.SGD(system.parameters(), 0.002, momentum=0.9)
-    first = None
-    for _ in range(6):
+    totals = []
+    for _ in range(7):
+        torch.manual_seed(2)
         optimizer.zero_grad()
         total = sum(system.loss(batch).values())
         total.backward()
         optimizer.step()
-        first = total.item() if first is None else first
-    assert sum(system.loss(batch).values()).item() < first
+        totals.append(total.item())
+    assert totals[-1] < totals[0]
 
     # predict: images of any sizes, uint8 or float; the mode stays what it was
     photos = [torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8), torch.rand(3, 90, 33)]

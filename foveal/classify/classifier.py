@@ -46,6 +46,15 @@ class Classifier(System):
             raise InputError(f"unknown class {label!r}{nearest(label, self.labels)}")
         return self.labels.index(label)
 
+    def check_smallest(self, size: Sequence[int], side: int) -> None:
+        """InputError where images of `size` (height, width) are not at least `side` pixels high and wide."""
+        if min(size) < side:
+            name = self.name or type(self).__name__.lower()
+            raise InputError(
+                f"{name} takes images of {side} x {side} pixels or more, not {size[0]} x {size[1]}; "
+                "image_size sets the size that images are brought to"
+            )
+
 
 def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:
     """Labels as rows of class weights (B, C) of the type of `like`."""
@@ -53,3 +62,13 @@ def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:
         return torch.stack([target.scores for target in targets]).to(like)  # type: ignore[misc]
     index = torch.stack([target.label for target in targets])
     return torch.nn.functional.one_hot(index, like.shape[1]).to(like)
+
+
+def filter_pictures(weight: Tensor) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """What `System.pictures` returns, for a first convolution's weight (N, 1 or 3, h, w): its filters.
+
+    Mid-grey is zero; each filter has its own scale.
+    """
+    weight = weight.detach().float()
+    filters = 0.5 + weight / (2 * weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
+    return {"first filters": (filters.expand(-1, 3, -1, -1), tuple(str(n) for n in range(len(filters))))}

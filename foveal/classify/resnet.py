@@ -22,7 +22,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, filter_pictures
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
@@ -240,10 +240,8 @@ class ResNet(Classifier):
         return "conv.weight"
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-        """The filters of the first convolution; mid-grey is zero, each with its own scale."""
-        weight = self.stem.get_parameter(self.first_filters).detach().float()  # (width, 3, k, k)
-        filters = 0.5 + weight / (2 * weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-12))
-        return {"first filters": (filters.expand(-1, 3, -1, -1), tuple(str(n) for n in range(len(filters))))}
+        """The filters of the first convolution."""
+        return filter_pictures(self.stem.get_parameter(self.first_filters))
 
 
 HALVES = (0.5, 0.5, 0.5)

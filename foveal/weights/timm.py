@@ -7,10 +7,11 @@ from torch import Tensor
 
 from foveal.system import System
 from foveal.weights.rules import Rule, Table, rename
+from foveal.weights.torchvision import vgg_features
 
 
 def matrix(weight: Tensor) -> Tensor:
-    """A 1x1 convolution's (C, D, 1, 1) as a linear layer's (C, D)."""
+    """The (C, D, h, w) of a convolution that is as large as its map as a linear layer's (C, D h w)."""
     return weight.flatten(1) if weight.dim() == 4 else weight
 
 
@@ -95,7 +96,18 @@ def mobilenet(system: Any) -> list[Rule]:
     return [*rules, Rule(r"classifier\.", "classifier.")]
 
 
+def vgg(system: Any) -> list[Rule]:
+    """Its hidden layers are convolutions, the first one as large as the map."""
+    return [
+        *vgg_features(system),
+        Rule(r"pre_logits\.fc([12])\.weight$", r"classifier.fc\1.weight", matrix),
+        Rule(r"pre_logits\.fc([12])\.", r"classifier.fc\1."),
+        Rule(r"head\.fc\.", "classifier.output."),
+    ]
+
+
 FAMILIES: dict[str, Table] = {
+    "VGG": vgg,
     "ResNet": RESNET,
     "MobileNet": mobilenet,
     "SENet": senet,

@@ -8,6 +8,14 @@ from torch import Tensor
 from foveal.system import System
 from foveal.weights.rules import Rule, Table, rename
 
+# AlexNet's layers are counted with those that have no weights.
+ALEXNET = (
+    *(Rule(rf"features\.{n}\.", f"stage{stage}.conv.") for stage, n in enumerate((0, 3, 6, 8, 10), 1)),
+    Rule(r"classifier\.1\.", "classifier.fc1."),
+    Rule(r"classifier\.4\.", "classifier.fc2."),
+    Rule(r"classifier\.6\.", "classifier.output."),
+)
+
 RESNET = (
     Rule(r"conv1\.", "stem.conv."),
     Rule(r"bn1\.", "stem.norm."),
@@ -64,7 +72,30 @@ def mobilenet(system: Any) -> list[Rule]:
     return [*rules, Rule(r"classifier\.0\.", "hidden.linear."), Rule(r"classifier\.\d\.", "classifier.")]
 
 
+def vgg_features(system: Any) -> list[Rule]:
+    """The convolutions of VGG, and their norms. Layers are counted through, with those that have no weights."""
+    rules, n = list[Rule](), 0
+    for stage, depth in enumerate(system.spec.depths, 1):
+        for place in range(1, depth + 1):
+            rules.append(Rule(rf"features\.{n}\.", f"stage{stage}.conv{place}."))
+            rules.append(Rule(rf"features\.{n + 1}\.", f"stage{stage}.norm{place}."))
+            n += 3 if system.spec.batch_norm else 2  # convolution, [norm], relu
+        n += 1  # pooling
+    return rules
+
+
+def vgg(system: Any) -> list[Rule]:
+    return [
+        *vgg_features(system),
+        Rule(r"classifier\.0\.", "classifier.fc1."),
+        Rule(r"classifier\.3\.", "classifier.fc2."),
+        Rule(r"classifier\.6\.", "classifier.output."),
+    ]
+
+
 FAMILIES: dict[str, Table] = {
+    "AlexNet": ALEXNET,
+    "VGG": vgg,
     "DenseNet": DENSENET,
     "ResNet": RESNET,
     "MobileNet": mobilenet,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foveal.catalog import create
 from foveal.weights import translate
 
-from .compare import compare_logits_and_gradients, randomise, row
+from .compare import compare_logits_and_gradients, oracle, randomise, row
 
 LABELS = ("a", "b", "c", "d", "e")
 
@@ -106,3 +106,57 @@ def check_in_order(tmp_path: Path, record_property: Callable[[str, object], None
 def described(name: str, fields: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{field}={value}" for field, value in fields.items())
     return f"{name} ({settings})" if settings else name
+
+
+@pytest.fixture
+def compare_by_file(tmp_path: Path, record_property: Callable[[str, object], None]) -> Callable[..., None]:
+    """Through a file: under the oracle's names, by the importer that has to recognise them as those of `layout`; or,
+    with `names` (theirs -> ours), under our own, for packages whose names we do not read."""
+
+    def compare(
+        name: str,
+        package: str,
+        model: str,
+        reference: nn.Module,
+        *,
+        size: int | tuple[int, int] = 64,
+        layout: str = "",
+        names: dict[str, str] | None = None,
+        **fields: Any,
+    ) -> None:
+        file = tmp_path / "weights.safetensors"
+        state = randomise(reference).state_dict()
+        file_names = names or {theirs: theirs for theirs in state}
+        save_file({file_names[theirs]: tensor for theirs, tensor in state.items()}, file)
+        system = create(name, weights=file, **fields)
+        file.unlink()
+        if names is None:
+            assert translate(system, state)[0] == layout
+
+        def to_ours(theirs):
+            return translate(system, {file_names[name]: tensor for name, tensor in theirs.items()})[1]
+
+        figures = compare_logits_and_gradients(system, reference, to_ours, size=size)
+        settings = ", ".join(f"{field}={value}" for field, value in fields.items() if field != "labels")
+        variant = f"{name} ({settings})" if settings else name
+        record_property("parity", row(variant, package, model, layout or "foveal, by order", figures))
+
+    return compare
+
+
+@pytest.fixture
+def published() -> Callable[..., None]:
+    """Asserts that a system has the parameters, classes and preprocessing of torchvision's IMAGENET1K_V1 weights."""
+
+    def check(name: str) -> None:
+        weights = oracle("torchvision.models").get_model_weights(name).IMAGENET1K_V1
+        with torch.device("meta"):
+            system = create(name)
+        assert sum(parameter.numel() for parameter in system.parameters()) == weights.meta["num_params"]
+        assert list(system.labels) == weights.meta["categories"]
+        theirs, ours = weights.transforms(), system.preprocess
+        assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
+        assert (ours.interpolation, ours.resize) == (theirs.interpolation.value, "crop")
+        assert ([ours.size[0]], [round(ours.size[0] / ours.crop)]) == (theirs.crop_size, theirs.resize_size)
+
+    return check
