@@ -20,7 +20,7 @@ demo: .venv/installed
 	$(BIN)/foveal evaluate $(RUN) --data digits --split test
 	$(BIN)/foveal predict $(RUN) examples/digits --out $(RUN)/predictions
 	$(BIN)/foveal cost $(RUN)
-	@echo "the run is in $(RUN): checkpoints, metrics.jsonl, run.json, pictures/ and predictions/"
+	@echo "the run is in $(RUN): checkpoints, metrics.jsonl, run.json, report.html, pictures/ and predictions/"
 
 lint: .venv/tested
 	$(BIN)/ruff check .

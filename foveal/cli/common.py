@@ -34,7 +34,8 @@ def parse(kind: type[Arguments], verb: str, words: Sequence[str]) -> Arguments:
     except SystemExit as end:
         if not end.code:
             # What may be left out is said by its default, None; the columns of the table stay where they are.
-            text = re.sub(r"\{None\}\|(\S+)", lambda found: found[1].ljust(len(found[0])), help.getvalue())
+            text = re.sub(r"\{None\}\|(\S+)(?=  |$)", lambda found: found[1].ljust(len(found[0])), help.getvalue())
+            text = text.replace("{None}|", "")
             print(re.sub(r" +$", "", text, flags=re.MULTILINE), end="")
             raise
         raise InputError(f"{_message(errors.getvalue())} (foveal {verb} --help)") from None

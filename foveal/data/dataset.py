@@ -203,6 +203,11 @@ class Dataset:
         counts = np.bincount(values, minlength=len(self.labels)).tolist()
         return dict(zip(self.labels, counts, strict=True))
 
+    def absent_classes(self) -> list[str]:
+        """Names of the classes that no image of this view shows, where each has one class."""
+        known = isinstance(self.targets, LabelColumn)
+        return [label for label, count in self.class_counts().items() if not count] if known else []
+
     def relabel(self, labels: Sequence[str]) -> "Dataset":
         """The same data with the class order of a system. Raises InputError for a class that the system lacks."""
         if tuple(labels) == self.labels:

@@ -79,6 +79,11 @@ class Loader:
         """Batches in an epoch."""
         return self._keys.batches
 
+    @property
+    def unused(self) -> int:
+        """Images that an epoch leaves out, for the last batch would be incomplete."""
+        return len(self.dataset) % self.batch_size if self.shuffle else 0
+
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its `start`-th on, images uint8."""
         self._keys.number, self._keys.start = number, start

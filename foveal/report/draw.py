@@ -107,7 +107,15 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
     right.set_ylabel(f"probability of {name}", parse_math=False)
     gain = f"{figures['better_than_random']:+.2f} against random maps"
     right.set_title(f"faithfulness (insertion - deletion)\n{gain}", fontsize=11)
-    right.legend(fontsize=8, loc="best", title="area under the curve", title_fontsize=8)
+    # Below the axes: the curves may run anywhere in them.
+    right.legend(
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.16),
+        ncols=2,
+        title="area under the curve",
+        title_fontsize=8,
+    )
     right.grid(alpha=0.3)
     return figure
 

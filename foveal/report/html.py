@@ -17,6 +17,7 @@ from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
 from foveal.train import checkpoint
+from foveal.train.record import read_metrics
 from foveal.train.screen import duration
 
 Section = tuple[str, Html]
@@ -60,17 +61,16 @@ def write_report(run: str | PathLike[str], dataset: Dataset, system: System | No
 
 def _read(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """run.json, and the lines of metrics.jsonl."""
-    path, log = directory / "run.json", directory / "metrics.jsonl"
+    path = directory / "run.json"
     try:
         record = json.loads(path.read_text("utf-8", "surrogateescape"))
-        lines = log.read_text("utf-8").splitlines() if log.is_file() else []
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}; a report is of a run directory") from None
     except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if missing := PARTS - record.keys():
         raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}")
-    return record, [json.loads(line) for line in lines if line.endswith("}")]
+    return record, read_metrics(directory / "metrics.jsonl")
 
 
 def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Dataset, system: System) -> str:
@@ -121,7 +121,7 @@ def _headline(
     record: Mapping[str, Any], history: list[dict[str, Any]], best: dict[str, Any] | None, name: str
 ) -> list[Html]:
     data, splits = record["data"], record["data"]["splits"]
-    tiles = {key.replace("_", " "): number(value) for key, value in (best["val"] if best else {}).items()}
+    tiles = {f"val {key.replace('_', ' ')}": number(value) for key, value in (best["val"] if best else {}).items()}
     tiles |= {
         "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
         "images": f"{sum(splits.values()):,}",

@@ -6,6 +6,7 @@ A setting that is not known, that contradicts another or that would have no effe
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from enum import Enum
 from typing import Any, Literal
 
 from foveal.errors import InputError, nearest
@@ -13,7 +14,14 @@ from foveal.errors import InputError, nearest
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
 
-UNSET: Any = None
+
+class Unset(Enum):
+    """What a setting is that nobody has set; None is a value, such as that of no clipping."""
+
+    UNSET = "unset"
+
+
+UNSET: Any = Unset.UNSET
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class TrainConfig:
     """Weight of sum |w| in the loss."""
     l2: float = UNSET
     """Weight of sum w^2 / 2 in the loss."""
-    clip: float | None = None
+    clip: float | None = UNSET
     """Largest norm of the whole gradient."""
     ema: float | None = None
     """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
@@ -76,7 +84,7 @@ class TrainConfig:
     class_weights: Literal["none", "balanced"] = UNSET
     """balanced: rare classes weigh more, so that each class has the same say."""
 
-    crop_scale: tuple[float, float] | None = None
+    crop_scale: tuple[float, float] | None = UNSET
     """Random resized crop: smallest and largest share of the area."""
     shift: float = UNSET
     """Random shift, as a share of height and width."""
@@ -126,6 +134,8 @@ DEFAULTS: dict[str, Any] = {
     "warmup": 0.0,
     "l1": 0.0,
     "l2": 0.0,
+    "clip": None,
+    "crop_scale": None,
     "label_smoothing": 0.0,
     "class_weights": "none",
     "shift": 0.0,
@@ -189,7 +199,11 @@ def resolve(
     keep = optimizer == recipe.get("optimizer", DEFAULTS["optimizer"])
     from_recipe = {name: value for name, value in recipe.items() if keep or name not in foreign}
     from_recipe = {k: v for k, v in from_recipe.items() if k not in ("milestones", "gamma") or schedule == "step"}
-    values = {**tables, **from_recipe, **user}
+    for one, other in (("crop_scale", "shift"), ("shift", "crop_scale")):  # two ways to move the image
+        if one in user and other not in user:
+            from_recipe.pop(other, None)
+    unset = {f.name: None for f in fields(config) if getattr(config, f.name) is UNSET}  # settings of other optimizers
+    values = {**unset, **tables, **from_recipe, **user}
     origins = {
         f.name: "user" if f.name in user else f"recipe of {owner}" if f.name in from_recipe else "default"
         for f in fields(config)

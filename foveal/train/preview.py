@@ -28,6 +28,10 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     val_images = len(val_loader.dataset) if val_loader else 0
     line = f"{system.name or type(system).__name__}: {parameters:,} parameters, {len(system.labels)} classes"
     lines = [f"{line}, {len(loader.dataset):,} training and {val_images:,} validation images"]
+    if left := loader.unused:
+        lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
+    if absent := loader.dataset.absent_classes():
+        lines.append(f"no training image shows {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}")
     if system.started_from:
         lines.append(f"from the weights of {system.started_from}")
     first = next(loader.epoch(), None)

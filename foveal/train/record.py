@@ -1,9 +1,11 @@
 """The record of a run, run.json: what it began with, and whether it is the same that is to go on."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,32 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import EXECUTION, TrainConfig
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, without one that a kill cut off in its midst. Raises InputError."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    records = []
+    for line in lines:
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict) and "event" in record]
+
+
+def replace_text(path: Path, text: str) -> None:
+    """A small file with another content, all of it or the old one. Raises InputError."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        # File names that are no text in any encoding come as lone surrogates; JSON has its own way to write them.
+        temporary.write_text(text, "utf-8", "backslashreplace")
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def new_record(

@@ -1,7 +1,6 @@
 """A run directory: run.json, metrics.jsonl, best.safetensors, last.safetensors."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,7 +23,15 @@ from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
-from foveal.train.record import check_same, free_directory, has_other_things, new_record, read_record
+from foveal.train.record import (
+    check_same,
+    free_directory,
+    has_other_things,
+    new_record,
+    read_metrics,
+    read_record,
+    replace_text,
+)
 from foveal.train.state import State
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
@@ -124,10 +131,13 @@ class Run:
     def _clear(self) -> None:
         for name in FILES:
             path = self.directory / name
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot remove {path} of the run before: {error.strerror}") from None
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -146,6 +156,10 @@ class Run:
         finally:
             if self._lock:
                 self._lock.close()
+            if not self.begun and self.ranks.first:
+                with suppress(OSError):  # nothing else is in it, or it stays
+                    if [path.name for path in self.directory.iterdir()] == [".lock"]:
+                        shutil.rmtree(self.directory)
 
     def write_record(self, **changes: Any) -> None:
         """run.json with some entries changed."""
@@ -153,16 +167,7 @@ class Run:
         self.ranks.once(self._write_record)
 
     def _write_record(self) -> None:
-        path = self.directory / "run.json"
-        temporary = path.with_suffix(".json.tmp")
-        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
-        try:
-            # File names that are no text in any encoding come as lone surrogates; JSON has its own way to write them.
-            temporary.write_text(text, "utf-8", "backslashreplace")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise InputError(f"cannot write {path}: {error.strerror}; free some space and try again") from None
+        replace_text(self.directory / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
 
     def log(self, record: dict[str, Any]) -> None:
         """One line more in metrics.jsonl, and in `history` if it closes an epoch."""
@@ -208,10 +213,8 @@ class Run:
     def _cut_metrics(self, state: State) -> list[dict[str, Any]]:
         """The epochs that the state knows of, which alone stay in metrics.jsonl."""
         path = self.directory / "metrics.jsonl"
-        lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-        records = [json.loads(line) for line in lines if line.endswith("}")]
-        kept = [record for record in records if _is_before(record, state)]
-        path.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+        kept = [record for record in read_metrics(path) if _is_before(record, state)]
+        replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         return [record for record in kept if record["event"] == "epoch"]
 
     def interrupt(self) -> Interrupted:

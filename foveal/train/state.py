@@ -84,6 +84,7 @@ class State:
         for name, player in self.system.players.items():
             self.optimizers[name] = build_optimizer(player, config)
             self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
+        self.schedule = schedule
         self.scaler = torch.amp.GradScaler(self.system.device.type, enabled=self.plan.precision == "float16")
         self.statistics: list[Tensor] = []
         self.average: dict[str, Tensor] | None = None
@@ -106,8 +107,8 @@ class State:
             buffer.copy_(kept)
 
     def learning_rate(self) -> float | None:
-        """Of the next step, in the layer that learns fastest; None where nothing is optimised."""
-        return next((float(max(schedule.get_last_lr())) for schedule in self.schedules.values()), None)
+        """Of the last step, in the layer that learns fastest; None where nothing is optimised."""
+        return self.config.lr * self.schedule(max(0, self.progress.step - 1)) if self.optimizers else None
 
     def update_average(self) -> None:
         """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""

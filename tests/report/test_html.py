@@ -57,7 +57,7 @@ def test_the_headline(run: Path) -> None:
     (header,) = page.iter("header")
     tiles = facts(header)
     for name, value in known["result"].items():
-        assert float(tiles[name.replace("_", " ")]) == pytest.approx(value, abs=5e-5)
+        assert float(tiles[f"val {name.replace('_', ' ')}"]) == pytest.approx(value, abs=5e-5)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert tiles["best epoch"] == f"{known['best_epoch']} of {len(lines)}"
     assert tiles["training time"] == duration(sum(line["seconds"] for line in lines))
@@ -115,7 +115,7 @@ def test_the_best_epoch_need_not_be_the_last(run: Path) -> None:
     page = read(run / "report.html")
     (header,) = page.iter("header")
     assert facts(header)["best epoch"] == "1 of 2"
-    assert facts(header)["accuracy"] == f"{first['val']['accuracy']:.4f}"
+    assert facts(header)["val accuracy"] == f"{first['val']['accuracy']:.4f}"
     assert "0.0123" not in said(page).partition("Learning curves")[0]
     assert "those of epoch 1," in said(section(page, "Learning curves"))
 

@@ -80,3 +80,12 @@ def test_an_unknown_setting_in_a_recipe_is_an_error() -> None:
 def test_defaults_name_real_settings() -> None:
     for table in (DEFAULTS, *OPTIMIZER_DEFAULTS.values()):
         assert set(table) <= set(TrainConfig.__dataclass_fields__)
+
+
+def test_none_is_a_value_and_the_users_way_to_move_the_image_displaces_the_recipes() -> None:
+    recipe = {"crop_scale": (0.2, 1.0), "clip": 1.0}
+    assert resolve(TrainConfig(), recipe, "x")[0].clip == 1.0
+    config, origins = resolve(TrainConfig(clip=None, shift=0.1), recipe, "x")
+    assert (config.clip, config.crop_scale, config.shift) == (None, None, 0.1)
+    assert (origins["clip"], origins["crop_scale"], origins["shift"]) == ("user", "default", "user")
+    assert resolve(TrainConfig(crop_scale=(0.5, 1.0)), {"shift": 0.125}, "x")[0].shift == 0.0

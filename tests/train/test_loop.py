@@ -20,6 +20,7 @@ from foveal.train.augment import BatchAugment, balanced_weights
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.optim import schedule
 from foveal.train.preview import measure_step
+from foveal.train.record import read_metrics
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
 from tests.toys import small_digits, unlabelled
@@ -308,3 +309,10 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
         other.stdin.close()
     assert (tmp_path / "run" / "best.safetensors").is_file()
     run(tmp_path, overwrite=True)
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"event": "epoch", "train": {"loss": 1}}\n3\n{"event": "epoch", "train": {"loss": 1}')
+    assert read_metrics(path) == [{"event": "epoch", "train": {"loss": 1}}]
+    assert read_metrics(tmp_path / "none.jsonl") == []
