@@ -16,6 +16,7 @@ FAMILIES = {
     "classify.lenet:LeNet": "lenet",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
     "classify.vgg:VGG": "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn vgg_nano",
+    "classify.googlenet:GoogLeNet": "googlenet googlenet_paper googlenet_nano",
     "classify.resnet:ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
     "resnext50_32x4d resnext101_32x8d resnext101_64x4d resnetv2_18 resnetv2_34 resnetv2_50 resnetv2_101 resnetv2_152 "
     "resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet_nano",
@@ -105,7 +106,7 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
     for field, value in values.items():
         choices = get_args(hints[field]) if get_origin(hints.get(field)) is Literal else (value,)
         if value not in choices:
-            raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), choices)}")
+            raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), map(str, choices))}")
     if (size := values.pop("image_size", None)) is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if len(size) != 2 or min(size) < 1:

@@ -178,6 +178,10 @@ class System(nn.Module):
             raise self._cannot(f"lay an activation of shape {tuple(activation.shape)} out on the image")
         return activation
 
+    def needed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of a file's weights, under this system's names, that this variant has a place for; here all of them."""
+        return dict(weights)
+
     def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
         """Why weights under this system's names are not its own, where it knows better than names and shapes tell."""
         return None

@@ -24,6 +24,7 @@ NAMES = (
     "alexnet_nano",
     "zfnet_nano",
     "vgg_nano",
+    "googlenet_nano",
     "resnet_nano",
     "vit_nano",
 )

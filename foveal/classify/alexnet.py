@@ -33,7 +33,11 @@ from foveal.system import Preprocess, Spec
 @dataclass(frozen=True)
 class AlexNetSpec(Spec):
     """
-    channels, kernels, strides, padding, groups: of each convolution, one value a stage.
+    channels:      of each convolution, one a stage.
+    kernels:       size of each convolution.
+    strides:       of each convolution.
+    padding:       of each convolution.
+    groups:        of each convolution.
     pooled:        numbers, from 1, of the stages that end with max-pooling.
     ceil:          pooling keeps a window that hangs over the edge, so that sizes round up.
     response_norm: of the first two stages: "before_pool" (2012), "after_pool" (ZFNet; Caffe's AlexNet), or "none".

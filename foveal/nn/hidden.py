@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from foveal.nn.init import init_for_relu
+from foveal.nn.init import init_for_relu, init_scores
 
 
 def hidden_classifier(channels: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
@@ -16,9 +16,8 @@ def hidden_classifier(channels: int, hidden: int, outputs: int, dropout: float) 
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for n, width in ((1, channels), (2, hidden)):
         layers |= {f"fc{n}": nn.Linear(width, hidden), f"relu{n}": nn.ReLU(), f"drop{n}": nn.Dropout(dropout)}
-    layers["output"] = nn.Linear(hidden, outputs)
+    layers["output"] = output = nn.Linear(hidden, outputs)
     classifier = nn.Sequential(layers)
     init_for_relu(classifier)
-    # A tenth of a deviation that keeps the signal: no class is preferred at the start.
-    nn.init.normal_(classifier.get_parameter("output.weight"), std=0.1 * hidden**-0.5)
+    init_scores(output)
     return classifier

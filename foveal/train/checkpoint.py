@@ -75,9 +75,7 @@ def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         reason = "no space left on the device" if full else str(error)
         advice = "free some space and go on with --resume" if full else "go on with --resume"
         kept = f"; {path} still holds the state before" if path.exists() else ""
-        raise InputError(
-            f"cannot write {path}: {reason}{kept}; {'free some space and ' * full}go on with --resume"
-        ) from None
+        raise InputError(f"cannot write {path}: {reason}{kept}; {advice}") from None
 
 
 def read(run_or_file: str | PathLike[str], *, state: bool = False, prefer: str = "best") -> Checkpoint:

@@ -50,6 +50,7 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     path = Path(path)
     state = read(path)
     layout, weights = translate(system, state)
+    weights = system.needed(weights)
     own = system.state_dict()
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights

@@ -1,6 +1,7 @@
 """Names in torchvision's checkpoints, by family."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,28 @@ ALEXNET = (
     Rule(r"classifier\.1\.", "classifier.fc1."),
     Rule(r"classifier\.4\.", "classifier.fc2."),
     Rule(r"classifier\.6\.", "classifier.output."),
+)
+
+UNIT = r"(conv|bn)\."
+
+
+def unit(begin: str) -> Callable[[re.Match[str]], str]:
+    """For names that end with UNIT: the template `begin`, with our word for it."""
+    return lambda name: name.expand(begin) + {"conv": "conv.", "bn": "norm."}[name[name.re.groups]]
+
+
+MODULE = r"inception(\d)([a-e])\."
+
+GOOGLENET = (
+    Rule(r"conv(\d)\." + UNIT, unit(r"stem.unit\1.")),
+    Rule(MODULE + r"branch1\." + UNIT, unit(r"stage\1.\2.branch1.")),
+    Rule(MODULE + r"branch([23])\.0\." + UNIT, unit(r"stage\1.\2.branch\3.reduce.")),
+    Rule(MODULE + r"branch([23])\.1\." + UNIT, unit(r"stage\1.\2.branch\3.spatial.")),
+    Rule(MODULE + r"branch4\.1\." + UNIT, unit(r"stage\1.\2.branch4.project.")),
+    Rule(r"aux(\d)\.conv\." + UNIT, unit(r"auxiliary\1.reduce.")),
+    Rule(r"aux(\d)\.fc1\.", r"auxiliary\1.fc."),
+    Rule(r"aux(\d)\.fc2\.", r"auxiliary\1.output."),
+    Rule(r"fc\.", "classifier."),
 )
 
 RESNET = (
@@ -95,6 +118,7 @@ def vgg(system: Any) -> list[Rule]:
 
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
+    "GoogLeNet": GOOGLENET,
     "VGG": vgg,
     "DenseNet": DENSENET,
     "ResNet": RESNET,

@@ -60,6 +60,7 @@ def test_order_in_a_stage():
 
 def test_halves_of_the_paper_meet_in_the_third_convolution():
     """A change in the first half of the first maps reaches the first half of the second maps, and all of the third."""
+    torch.manual_seed(0)
     system = create("alexnet_paper", response_norm="none", **SMALL)
     x, other = torch.rand(2, 4, 27, 27).split(1)
     other = torch.cat([other[:, :2], x[:, 2:]], 1)
