@@ -1,5 +1,6 @@
 """What a run will cost, measured before its first step."""
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -44,7 +45,7 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
         seconds = measure_step(state, [batch] * config.accumulate)
         return state.ranks.once(lambda: seconds)  # all processes choose by the same times
 
-    steps = config.epochs * len(loader) // config.accumulate
+    steps = config.epochs * math.ceil(len(loader) / config.accumulate)
     try:
         plan, times = choose(config, measure, steps)
     except NonFinite:  # the run will meet it again, and say where
