@@ -127,8 +127,11 @@ def test_gradients_are_right(name: str) -> None:
             module.momentum = 1.0
     with torch.no_grad():
         system.train()(batch.images)
-    errors = foveal.check_gradients(system, batch)
-    assert errors.keys() == dict(system.named_parameters()).keys()
+    # A wide step crosses kinks, which deep networks have nearly everywhere, and a narrow one ends in rounding; a wrong
+    # gradient is wrong by both.
+    wide, narrow = (foveal.check_gradients(system, batch, step=step) for step in (1e-6, 1e-7))
+    assert wide.keys() == dict(system.named_parameters()).keys()
+    errors = {parameter: min(wide[parameter], narrow[parameter]) for parameter in wide}
     assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
 
 
