@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, softplus
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Scorer
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.structures import Batch, Caption, Objects
 from foveal.system import Preprocess, Spec, System
@@ -136,7 +136,7 @@ def brightness(count: int = 48) -> Dataset:
     return Dataset("brightness", "caption", labels, ImageArray(images, "brightness"), targets, splits(count))
 
 
-class NearestMean(Classifier):
+class NearestMean(Scorer):
     """Closed form: the class whose mean image is nearest."""
 
     def __init__(self, labels: tuple[str, ...]) -> None:

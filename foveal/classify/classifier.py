@@ -12,24 +12,15 @@ from foveal.structures import Batch, Label
 from foveal.system import Spec, System
 
 
-class Classifier(System):
-    """A system whose `forward` gives one score for each class, (B, C), before any softmax.
-
-    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
-    """
+class Scorer(System):
+    """A system whose `forward` gives one score for each class, (B, C), before any softmax. As it stands, the base of
+    classifiers that have a `fit` of their own."""
 
     task: ClassVar[str] = "classify"
 
-    def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
-        super().__init__(spec)
-        self.criterion = criterion
-
-    def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        return self.losses(self(batch.images), batch)
-
-    def losses(self, scores: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms, from scores that are already there."""
-        return {"class": self.criterion(scores, target_weights(batch.targets, scores))}
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> the scores of all that is trained, each (B, C); under "class" those that `forward` gives."""
+        return {"class": self(images)}
 
     def decode(self, outputs: Tensor, batch: Batch) -> list[Label]:
         probabilities = outputs.float().softmax(1)
@@ -54,6 +45,24 @@ class Classifier(System):
                 f"{name} takes images of {side} x {side} pixels or more, not {size[0]} x {size[1]}; "
                 "image_size sets the size that images are brought to"
             )
+
+
+class Classifier(Scorer):
+    """A scorer that learns by the gradient of a loss of its scores.
+
+    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
+    """
+
+    def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
+        super().__init__(spec)
+        self.criterion = criterion
+
+    def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
+        return self.losses(self.heads(batch.images), batch)
+
+    def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss, from the scores that `heads` gave."""
+        return {"class": self.criterion(heads["class"], target_weights(batch.targets, heads["class"]))}
 
 
 def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:

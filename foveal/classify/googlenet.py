@@ -217,18 +217,20 @@ class GoogLeNet(Classifier):
         x = self.get_submodule("stage5")(self.pool4(x))
         return self.classifier(self.dropout(self.pool(x).flatten(1)))
 
-    def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        """The loss of the classifier, and the weighted ones of the auxiliary classifiers, in the paper on 4a and 4d."""
-        x, maps = self.begin(batch.images), []
+    def heads(self, images: Tensor) -> dict[str, Tensor]:
+        """The scores of the classifier, and of the auxiliary ones, in the paper on 4a and 4d."""
+        x, maps = self.begin(images), []
         for module in self.get_submodule("stage4").children():
             x = module(x)
             maps.append(x)
-        losses = self.losses(self.finish(x), batch)
+        scores = {"class": self.finish(x)}
         if self.auxiliary1 is not None and self.auxiliary2 is not None:
-            scores = {"auxiliary1": self.auxiliary1(maps[0]), "auxiliary2": self.auxiliary2(maps[-2])}
-            for name, each in scores.items():
-                losses[name] = self.spec.auxiliary_weight * self.losses(each, batch)["class"]
-        return losses
+            scores |= {"auxiliary1": self.auxiliary1(maps[0]), "auxiliary2": self.auxiliary2(maps[-2])}
+        return scores
+
+    def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        terms = {name: super(GoogLeNet, self).losses({"class": each}, batch)["class"] for name, each in heads.items()}
+        return {name: term if name == "class" else self.spec.auxiliary_weight * term for name, term in terms.items()}
 
     @property
     def explained_layer(self) -> str:

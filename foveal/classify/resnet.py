@@ -249,7 +249,7 @@ CIFAR = Preprocess((32, 32), "squash", 1.0, (0.4914, 0.4822, 0.4465), (0.2470, 0
 SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9}
 IMAGENET_RECIPE = SGD | {"weight_decay": 1e-4, "crop_scale": (0.25, 1.0), "flip": True}
 CIFAR_RECIPE = SGD | {"nesterov": True, "weight_decay": 5e-4, "schedule": "cosine"}
-CIFAR_RECIPE |= {"batch_size": 128, "epochs": 200, "shift": 0.125, "flip": True}
+CIFAR_RECIPE |= {"batch_size": 128, "epochs": 30, "shift": 0.125, "flip": True}
 
 RESNET18 = ResNetSpec(IMAGENET_1K, Preprocess(), IMAGENET_RECIPE)
 RESNET34 = replace(RESNET18, depths=(3, 4, 6, 3))

@@ -24,10 +24,11 @@ class ClassifyEvaluator:
         self.total_loss: float | None = None
 
     def update(self, system: Any, batch: Batch, truths: Sequence[Label]) -> None:
-        scores = system(batch.images)
+        heads = system.heads(batch.images)
+        scores = heads["class"]
         if system.can("loss"):
             self.total_loss = self.total_loss or 0.0
-            self.total_loss += float(sum(system.losses(scores, batch).values())) * len(batch)
+            self.total_loss += float(sum(system.losses(heads, batch).values())) * len(batch)
         truth = torch.stack([target.label for target in truths])
         predicted = torch.stack([label.label for label in system.decode(scores, batch)]).cpu()
         self.pairs.append(torch.stack([truth, predicted]))

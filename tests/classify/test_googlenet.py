@@ -9,6 +9,7 @@ from foveal.catalog import create
 from foveal.cost import cost
 from foveal.errors import InputError
 from foveal.explain.gradcam import gradcam
+from foveal.metrics.classify import ClassifyEvaluator
 from foveal.structures import Batch, Label
 
 SMALL = {"labels": ("a", "b", "c"), "width": 8}
@@ -108,6 +109,10 @@ def test_the_loss_adds_the_auxiliary_classifiers_in_both_modes(training):
     heavier.load_state_dict(system.state_dict())
     torch.testing.assert_close(heavier.loss(batch)["auxiliary1"], 2 * losses["auxiliary1"])
     assert create("googlenet", image_size=64, **SMALL).loss(batch).keys() == {"class"}
+    evaluator = ClassifyEvaluator(3)
+    with torch.no_grad():
+        evaluator.update(system, batch, batch.targets)
+    assert evaluator.compute()["loss"] == pytest.approx(sum(loss.item() for loss in losses.values()), rel=1e-5)
 
 
 def test_prediction_does_not_need_the_auxiliary_classifiers():

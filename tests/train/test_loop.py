@@ -182,9 +182,9 @@ def test_non_finite_loss_keeps_the_weights_and_the_batch(tmp_path: Path) -> None
     class Breaks(type(build())):  # type: ignore[misc]
         calls = 0
 
-        def losses(self, scores: Tensor, batch: Any) -> dict[str, Tensor]:
+        def losses(self, heads: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
             Breaks.calls += self.training
-            return {"class": super().losses(scores, batch)["class"] * (float("nan") if Breaks.calls > 12 else 1)}
+            return {"class": super().losses(heads, batch)["class"] * (float("nan") if Breaks.calls > 12 else 1)}
 
     system = Breaks(build().spec)
     with pytest.raises(foveal.InputError, match=r"loss of the system is nan in epoch 2, step \d+; .*nonfinite"):
@@ -200,8 +200,10 @@ def test_non_finite_loss_keeps_the_weights_and_the_batch(tmp_path: Path) -> None
 
 def test_non_finite_gradient_is_found_when_clipping() -> None:
     class Steep(type(build())):  # type: ignore[misc]
-        def losses(self, scores: Tensor, batch: Any) -> dict[str, Tensor]:
-            return {"class": (scores - scores.detach()).abs().sqrt().sum()}  # 0, with a gradient of 0 / 0
+        def losses(self, heads: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
+            return {
+                "class": (heads["class"] - heads["class"].detach()).abs().sqrt().sum()
+            }  # 0, with a gradient of 0 / 0
 
     system = Steep(build().spec)
     with pytest.raises(NonFinite, match="gradient"):
@@ -288,10 +290,10 @@ def test_a_run_can_go_on_past_a_non_finite_loss(policy: str, tmp_path: Path) -> 
 
 def test_out_of_memory_says_which_batch_fits(tmp_path: Path) -> None:
     class Large(type(build())):  # type: ignore[misc]
-        def losses(self, scores: Tensor, batch: Any) -> dict[str, Tensor]:
+        def losses(self, heads: dict[str, Tensor], batch: Any) -> dict[str, Tensor]:
             if self.training and len(batch) > 10:
                 raise torch.OutOfMemoryError("no memory")
-            return super().losses(scores, batch)
+            return super().losses(heads, batch)
 
     with pytest.raises(foveal.InputError, match="batch_size 32: 8 fits; set --batch-size 8 --accumulate 4"):
         run(tmp_path, Large(build().spec))
