@@ -1,7 +1,7 @@
 """foveal: every system of deep computer vision, trained, evaluated, explained and run on your own images.
 
 The names below are all there is to know to begin; each is imported when first used, so that `import foveal` costs
-nothing. `foveal.train`, `foveal.explain` and `foveal.cost` are modules that can be called.
+nothing. `foveal.train`, `foveal.explain`, `foveal.cost` and `foveal.accelerate` are modules that can be called.
 """
 
 from importlib import import_module
@@ -20,6 +20,7 @@ _HOMES = {
     "InputError": "errors",
 }
 _MODULES = (
+    "accelerate",
     "train",
     "explain",
     "cost",
@@ -37,6 +38,7 @@ _MODULES = (
 __all__ = [
     "InputError",
     "TrainConfig",
+    "accelerate",
     "check_gradients",
     "cost",
     "create",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from foveal.accelerate import accelerate
     from foveal.catalog import create, names
     from foveal.cost import cost
     from foveal.data.sources import load_dataset

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -30,6 +30,10 @@ class Predict:
     """Published weights for a system given by its name."""
     top: int = 3
     """How many classes to name."""
+    plan: Literal["eager", "auto"] = "eager"
+    """auto: measure the ways to run this system here, and take the fastest; for many images."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: let that plan take it too, which keeps two or three digits of a probability."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     json: bool = False
@@ -45,7 +49,15 @@ def run(words: list[str]) -> int:
     if options.top < 1:
         raise InputError(f"top must be at least 1, not {options.top}")
     paths = _image_files(options.images)
+    if options.precision != "float32" and options.plan == "eager":
+        raise InputError(f"precision {options.precision} has no effect without --plan auto")
     system = find_system(options.system, options.weights, device=options.device)
+    if options.plan == "auto":
+        from foveal.accelerate import accelerate
+
+        accelerated = accelerate(system, 1, options.precision)
+        system = accelerated.system
+        print(f"foveal: {accelerated}", file=sys.stderr)
     predictions, unreadable, pictures = [], {}, list[Tensor]()
     for path in paths:
         try:

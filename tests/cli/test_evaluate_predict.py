@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 import foveal
+from foveal.accelerate import WAYS
 from foveal.data.image import read_image
 from tests.cli.conftest import CLASSES, Answer, splits
 
@@ -244,3 +247,20 @@ def test_bad_predict(fails: Callable[..., str], shared_images: Path, shared_run:
     assert "cannot use the device 'bogus'" in fails("predict", shared_run, image, "--device", "bogus")
     assert "add --weights FILE" in fails("predict", "lenet", image)
     assert "neither a run or checkpoint nor a system" in fails("predict", tmp_path / "gone", image)
+
+
+def test_a_measured_plan_predicts_the_same(
+    works: Callable[..., Answer], call: Callable[..., Answer], shared_images: Path, shared_run: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.delitem(WAYS, "compile")  # half a minute
+    plain = works("predict", shared_run, shared_images / "one", "--json").document()["predictions"]
+    answer = call("predict", shared_run, shared_images / "one", "--plan", "auto", "--json")
+    assert re.search(r"^foveal: \w+ float32, the fastest of eager float32 \S+ ms, folded", answer.err)
+    for one, other in zip(plain, answer.document()["predictions"], strict=True):
+        assert (one["image"], one["label"]) == (other["image"], other["label"])
+        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+
+
+def test_a_precision_without_a_plan_is_told(fails: Callable[..., str], shared_images: Path, shared_run: Path) -> None:
+    line = fails("predict", shared_run, shared_images / "one", "--precision", "bfloat16")
+    assert "precision bfloat16 has no effect without --plan auto" in line

@@ -1,0 +1,95 @@
+"""Every way to run a system answers what the plain one answers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import foveal
+from foveal.accelerate import WAYS
+from foveal.system import System
+
+WITHOUT_COMPILER = tuple(way for way in WAYS if way != "compile")
+
+
+def settled(name: str) -> System:
+    torch.manual_seed(0)
+    system = foveal.create(name)
+    for layer in system.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 2)
+    return system
+
+
+@pytest.mark.parametrize("name", ["resnet_nano", "vit_nano", "mobilenet_v3_nano", "lenet"])
+@pytest.mark.parametrize("way", WITHOUT_COMPILER)
+@torch.no_grad()
+def test_a_way_answers_the_same(name: str, way: str) -> None:
+    if way == "openvino":
+        pytest.importorskip("openvino")
+    system = settled(name)
+    images = torch.rand(3, 3, *system.preprocess.size)
+    for precision, tolerance in (("float32", 1e-5), ("bfloat16", 0.05)):
+        fast = foveal.accelerate(system, 2, precision, (way,))
+        assert fast.way in fast.seconds
+        assert fast.seconds.keys() <= {f"{way} float32", f"{way} bfloat16"}
+        for batch in (images[:2], images):  # another size than it was measured with
+            expected, found = system.eval()(batch), fast.system(batch)
+            assert found.dtype == torch.float32
+            assert float((found - expected).norm() / expected.norm()) < tolerance
+        photos = [torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8)]
+        probabilities = [each.predict(photos)[0].scores for each in (system, fast.system)]
+        assert float((probabilities[0] - probabilities[1]).abs().max()) < tolerance
+
+
+def test_nothing_is_told_to_the_makers_of_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    code = """
+import socket, foveal
+def refuse(*args): raise AssertionError("a connection")
+socket.socket.connect = refuse
+foveal.accelerate(foveal.create("lenet"), ways=("openvino",))
+"""
+    home = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=home)
+    assert not (tmp_path / "intel").exists(), "where its telemetry keeps who it is"
+
+
+def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"eager": 3.0, "folded": 1.0, "channels_last": 2.0}
+    order = iter(times.values())
+    monkeypatch.setattr("foveal.accelerate._seconds", lambda system, images: next(order))
+    fast = foveal.accelerate(settled("lenet"), ways=tuple(times))
+    assert fast.way == "folded float32"
+    assert fast.seconds == {f"{way} float32": seconds for way, seconds in times.items()}
+    assert "the fastest of eager float32 3e+03 ms" in str(fast)
+
+
+def test_a_way_that_answers_something_else_is_ruled_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(system: System, images: torch.Tensor, kind: str) -> System:
+        other = foveal.create("lenet")
+        for parameter in other.parameters():
+            parameter.data *= 1.5
+        return other
+
+    monkeypatch.setitem(WAYS, "folded", wrong)
+    assert foveal.accelerate(settled("lenet"), ways=("eager", "folded")).seconds.keys() == {"eager float32"}
+    with pytest.raises(foveal.InputError, match=r"lenet cannot be run as folded float32: .* away from the plain ones"):
+        foveal.accelerate(settled("lenet"), ways=("folded",))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"precision": "float"}, "unknown precision 'float'; did you mean float32"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"ways": ("fold",)}, "unknown way 'fold'; did you mean folded"),
+    ],
+)
+def test_what_cannot_be_meant_is_told(settings, text) -> None:
+    with pytest.raises(foveal.InputError, match=text):
+        foveal.accelerate(foveal.create("lenet"), **settings)
