@@ -19,6 +19,13 @@ from .toys import small_digits
 
 # The sides that a system is tried with here, the first that it takes: what holds for small images holds for large ones.
 SIDES = (32, 64, 128)
+OTHER_SIDES = {
+    "pixel_transformer": (8,),  # what a step takes grows with the fourth power of the side
+    # The last maps need more than one place for there to be something to choose from.
+    "sasa_resnet26": (48,),
+    "sasa_resnet38": (48,),
+    "sasa_resnet50": (48,),
+}
 
 # What published weights bring along though it never has an effect, so that its gradient is zero but for rounding: the
 # end of the names of such parameters, for each system that has them.
@@ -31,12 +38,13 @@ def kind(name: str) -> type[System]:
 
 
 def build(name: str, **fields: Any) -> Any:
-    for side in SIDES:
+    sides = OTHER_SIDES.get(name, SIDES)
+    for side in sides:
         torch.manual_seed(0)
         try:
             return foveal.create(name, image_size=min(side, *variant(name).preprocess.size), **fields)
         except foveal.InputError as error:
-            if "pixels or more" not in str(error) or side == SIDES[-1]:
+            if "pixels or more" not in str(error) or side == sides[-1]:
                 raise
 
 
