@@ -28,7 +28,12 @@ FAMILIES = {
     "classify.senet:SENet": "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnext50_32x4d "
     "seresnext101_32x4d senet154 legacy_seresnet18 legacy_seresnet34 legacy_seresnet50 legacy_seresnet101 "
     "legacy_seresnet152 legacy_seresnext50_32x4d legacy_seresnext101_32x4d legacy_senet154 senet_nano",
+    "classify.nonlocal_resnet:NonLocalResNet": "resnet50_nonlocal resnet101_nonlocal resnet_nonlocal_nano",
+    "classify.local_attention:LocalAttentionResNet": "sasa_resnet26 sasa_resnet38 sasa_resnet50 sasa_nano",
+    "classify.pixel_transformer:PixelTransformer": "pixel_transformer pixel_transformer_nano",
     "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 vit_nano",
+    "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
+    "mixer_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

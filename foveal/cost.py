@@ -33,6 +33,8 @@ class Cost:
     params:           parameters, shared ones once.
     macs:             multiply-accumulates of a forward pass.
     activation_bytes: memory of the outputs of all layers.
+    attention_elements: entries of all attention matrices, heads x queries x keys of each layer, which have to be kept
+                      for the backward pass where the device has no fused attention; not among the outputs.
     receptive_field:  (height, width) of the system's output, as in `Layer`.
     layers:           in order of execution.
     """
@@ -42,6 +44,7 @@ class Cost:
     params: int
     macs: int
     activation_bytes: int
+    attention_elements: int
     receptive_field: tuple[float, float]
     layers: tuple[Layer, ...]
 
@@ -56,10 +59,13 @@ class Cost:
 
     def table(self, depth: int | None = None) -> str:
         """A table for people, at most 120 columns wide. With `depth`, one line for each module of this depth."""
-        head = ("layer", "type", "output", "params", "MACs", "memory", "sees", "stride")
+        head: tuple[str, ...] = ("layer", "type", "output", "params", "MACs", "memory", "attention", "sees", "stride")
         rows = [_cells(layer, self.name) for layer in (self.layers if depth is None else _folded(self.layers, depth))]
-        sums = (f"{self.params:,}", _short(self.macs), _bytes(self.activation_bytes))
-        total = ("total", "", "", *sums, _pair(self.receptive_field), "")
+        sums = (f"{self.params:,}", _short(self.macs), _bytes(self.activation_bytes), _short(self.attention_elements))
+        total: tuple[str, ...] = ("total", "", "", *sums, _pair(self.receptive_field), "")
+        if not self.attention_elements:
+            column = head.index("attention")
+            head, total, *rows = (cells[:column] + cells[column + 1 :] for cells in (head, total, *rows))
         widths = [max(map(len, column)) for column in zip(head, *rows, total, strict=True)]
         widths[0] = max(12, min(widths[0], 120 - 2 * (len(widths) - 1) - sum(widths[1:])))
 
@@ -78,6 +84,11 @@ class Cost:
             "from one output unit to the next. Types in lower case are operations that a module does itself, beside "
             "the modules inside it."
         )
+        if self.attention_elements:
+            legend += (
+                " attention: entries of the layer's attention matrices, heads x queries x keys, a number each that "
+                "training keeps, beside this memory, where the device has no fused attention."
+            )
         lines = [f"{self.name}, one image of {self.size[0]} x {self.size[1]} pixels", "", line(head), rule]
         lines += [*map(line, rows), rule, line(total), "", *textwrap.wrap(legend, max(60, len(rule)))]
         return "\n".join(lines)
@@ -119,6 +130,7 @@ def _traced(system: System, size: tuple[int, int], device: torch.device) -> Cost
         params=sum(parameter.numel() for parameter in system.parameters()),
         macs=sum(layer.macs for layer in layers),
         activation_bytes=sum(layer.activation_bytes for layer in layers),
+        attention_elements=sum(layer.attention_elements for layer in layers),
         receptive_field=seen,
         layers=layers,
     )
@@ -143,11 +155,14 @@ def _traced_for_real(system: System, size: tuple[int, int]) -> Cost:
         raise InputError(text) from error
 
 
+SUMMED = ("params", "macs", "activation_bytes", "attention_elements")
+
+
 def _folded(layers: Sequence[Layer], depth: int) -> Iterator[Layer]:
     """Neighbours within one module of this depth as one layer, with the output of the last."""
     for path, group in groupby(layers, lambda layer: ".".join(layer.path.split(".")[:depth])):
         inside = list(group)
-        sums = {key: sum(getattr(layer, key) for layer in inside) for key in ("params", "macs", "activation_bytes")}
+        sums = {key: sum(getattr(layer, key) for layer in inside) for key in SUMMED}
         alone = len(inside) == 1
         yield (
             inside[0] if alone else replace(inside[-1], path=path, type=f"{len(inside)} layers", operations=(), **sums)
@@ -164,6 +179,7 @@ def _cells(layer: Layer, system: str) -> tuple[str, ...]:
         f"{layer.params:,}" if layer.params else "-",
         _short(layer.macs),
         _bytes(layer.activation_bytes),
+        _short(layer.attention_elements),
         _pair(layer.receptive_field),
         _pair(layer.stride or (0, 0)),
     )

@@ -182,6 +182,12 @@ class System(nn.Module):
         """Those of a file's weights, under this system's names, that this variant has a place for; here all of them."""
         return dict(weights)
 
+    def optional(self, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """Names of tensors that a file with these weights, under this system's names, may do without: those of parts
+        that were added to a network which is published without them. They begin anew, and `started_from` says so.
+        Here none."""
+        return ()
+
     def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
         """Why weights under this system's names are not its own, where it knows better than names and shapes tell."""
         return None

@@ -19,6 +19,17 @@ from .toys import small_digits
 
 # The sides that a system is tried with here, the first that it takes: what holds for small images holds for large ones.
 SIDES = (32, 64, 128)
+OTHER_SIDES = {
+    "pixel_transformer": (8,),  # what a step takes grows with the fourth power of the side
+    # The last maps need more than one place for there to be something to choose from.
+    "sasa_resnet26": (48,),
+    "sasa_resnet38": (48,),
+    "sasa_resnet50": (48,),
+}
+
+# What published weights bring along though it never has an effect, so that its gradient is zero but for rounding: the
+# end of the names of such parameters, for each system that has them.
+WITHOUT_EFFECT = {"Mixer": ("mlp_tokens.fc2.bias",)}
 
 
 def kind(name: str) -> type[System]:
@@ -27,12 +38,13 @@ def kind(name: str) -> type[System]:
 
 
 def build(name: str, **fields: Any) -> Any:
-    for side in SIDES:
+    sides = OTHER_SIDES.get(name, SIDES)
+    for side in sides:
         torch.manual_seed(0)
         try:
             return foveal.create(name, image_size=min(side, *variant(name).preprocess.size), **fields)
         except foveal.InputError as error:
-            if "pixels or more" not in str(error) or side == SIDES[-1]:
+            if "pixels or more" not in str(error) or side == sides[-1]:
                 raise
 
 
@@ -59,13 +71,18 @@ def test_recipe_is_a_valid_configuration(name: str) -> None:
     resolve(TrainConfig(), variant(name).recipe, name)
 
 
+def unreached(system: System) -> set[str]:
+    """The parameters that have no gradient, or one of zeros."""
+    useless = WITHOUT_EFFECT.get(type(system).__name__, ())
+    gradients = {n: p.grad for n, p in system.named_parameters() if not n.endswith(useless)}
+    return {n for n, gradient in gradients.items() if gradient is None or not gradient.abs().max() > 0}
+
+
 def check_descent(system: System, batch: Batch) -> None:
-    # loss: finite scalars whose gradient reaches every parameter
+    # loss: finite scalars
     losses = system.loss(batch)
     assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())
-    sum(losses.values()).backward()
-    idle = [n for n, p in system.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
-    assert not idle, f"no gradient reaches {idle}"
+    idle = {n for n, _ in system.named_parameters()}
 
     # descent lowers the loss, with the same units dropped each time
     optimizer = torch.optim.SGD(system.parameters(), 0.002, momentum=0.9)
@@ -75,9 +92,13 @@ def check_descent(system: System, batch: Batch) -> None:
         optimizer.zero_grad()
         total = sum(system.loss(batch).values())
         total.backward()
+        idle &= unreached(system)
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < totals[0]
+
+    # a gradient reaches every parameter; what lies behind a layer that begins as zero waits for that one's first step
+    assert not idle, f"no gradient reaches {idle}"
 
 
 @pytest.mark.parametrize("name", foveal.names())

@@ -157,6 +157,7 @@ def check_sums(found):
     assert sum(layer.params for layer in found.layers) == found.params
     assert sum(layer.macs for layer in found.layers) == found.macs
     assert sum(layer.activation_bytes for layer in found.layers) == found.activation_bytes
+    assert sum(layer.attention_elements for layer in found.layers) == found.attention_elements
 
 
 # Layers
@@ -213,6 +214,67 @@ def test_modules_that_do_not_run():
 def test_image_is_not_seen_by_everything():
     found = cost(Toy(8, lambda self, x: x * self.gate(x.new_ones(1, 1)), gate=nn.Linear(1, 1)))
     assert [layer.receptive_field for layer in found.layers] == [(0, 0), (1, 1)]
+
+
+# Attention matrices
+
+
+def attention_of(name: str, **fields) -> int:
+    with torch.device("meta"):
+        found = cost(create(name, **fields))
+    check_sums(found)
+    return found.attention_elements
+
+
+def test_attention_on_pixels_grows_with_the_fourth_power_of_the_side():
+    sides = (4, 8, 16, 32)
+    assert [attention_of("pixel_transformer", image_size=side, depth=2) for side in sides] == [
+        2 * 3 * side**4 for side in sides
+    ]
+
+
+def test_patches_of_16_make_attention_matrices_65536_times_smaller():
+    pixels = attention_of("pixel_transformer", image_size=32)
+    patches = [attention_of("vit_t_16", image_size=side, pool="mean") for side in (32, 64, 512)]
+    assert pixels == 12 * 3 * 32**4 == 16**4 * patches[0]
+    assert patches[1:] == [16 * patches[0], 16**4 * patches[0]]
+    assert attention_of("vit_b_16") == 12 * 12 * (1 + 14 * 14) ** 2  # the class token attends, too
+
+
+def masked(self: Toy, x: Tensor) -> Tensor:
+    """By hand, with scores that are masked, and weights that are scaled, dropped and copied."""
+    tokens = x.flatten(2).transpose(1, 2)
+    scores = (tokens @ tokens.transpose(1, 2)).masked_fill(tokens.new_ones(64, 64).triu(1).bool(), -math.inf)
+    weights = self.drop(scores.softmax(2) * 0.5).transpose(1, 2).contiguous().transpose(1, 2)
+    return (weights @ tokens).mean(1).softmax(1)
+
+
+@pytest.mark.parametrize(
+    ("forward", "expected"),
+    [
+        (masked, 64**2),
+        (lambda self, x: x.softmax(1) + 1, 0),
+        (lambda self, x: (weights := x[:, 0].softmax(2)) @ weights, 8 * 8),
+        (lambda self, x: functional.scaled_dot_product_attention(*3 * [x], is_causal=True), 3 * 8 * 8),
+        (lambda self, x: functional.scaled_dot_product_attention(x[:, :, :5], x, x), 3 * 5 * 8),
+        (lambda self, x: self.attention(*3 * [x[:, 0]], need_weights=True)[0], 2 * 8 * 8),
+    ],
+)
+def test_attention_is_what_a_product_sums_with(forward, expected):
+    system = Toy(8, forward, drop=nn.Dropout(0.5), attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    assert cost(system).attention_elements == expected
+
+
+def test_attention_has_a_column_where_there_is_some():
+    found = cost(create("pixel_transformer_nano"))
+    lines = found.table().splitlines()
+    assert lines[2].split() == ["layer", "type", "output", "params", "MACs", "memory", "attention", "sees", "stride"]
+    attending = [line for line in lines if line.startswith("blocks.0.attention ")]
+    assert len(attending) == 1
+    assert " 16.38 k " in attending[0]  # 4 heads of 64 x 64
+    assert "49.15 k" in next(line for line in lines if line.startswith("total"))
+    assert found.json()["attention_elements"] == 3 * 4 * 64**2
+    assert "attention" not in cost(create("lenet")).table()
 
 
 # Receptive fields, against the pixels that have a gradient

@@ -46,6 +46,15 @@ class Scorer(System):
                 "image_size sets the size that images are brought to"
             )
 
+    def check_exact(self, size: Sequence[int]) -> None:
+        """InputError where images of `size` (height, width) are not of the one size that this system is made for."""
+        own = self.preprocess.size
+        if tuple(size) != own:
+            raise InputError(
+                f"{self.name or type(self).__name__.lower()} takes images of {own[0]} x {own[1]} pixels, not "
+                f"{size[0]} x {size[1]}; foveal.create makes one for another size with image_size=..."
+            )
+
 
 class Classifier(Scorer):
     """A scorer that learns by the gradient of a loss of its scores.

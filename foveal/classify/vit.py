@@ -26,6 +26,7 @@ from foveal.classify.classifier import Classifier
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.attention import EncoderBlock
+from foveal.nn.patches import patch_grid
 from foveal.nn.stochastic_depth import linear_rule
 from foveal.system import Preprocess, Spec
 
@@ -60,19 +61,12 @@ class ViTSpec(Spec):
             raise InputError("patch, width, depth, heads and the width of the mlp must be at least 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
-        below = [side // self.patch * self.patch for side in self.preprocess.size]
-        above = [-(-side // self.patch) * self.patch for side in self.preprocess.size]
-        if below != above:
-            near = [f"{height} x {width}" for height, width in (below, above) if min(height, width) > 0]
-            raise InputError(
-                f"images of {self.preprocess.size[0]} x {self.preprocess.size[1]} pixels cannot be cut into patches of "
-                f"{self.patch} x {self.patch}; set image_size to {' or '.join(near)}"
-            )
+        patch_grid(self.preprocess.size, self.patch)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.preprocess.size[0] // self.patch, self.preprocess.size[1] // self.patch
+        return patch_grid(self.preprocess.size, self.patch)
 
 
 class ViT(Classifier):
@@ -107,12 +101,7 @@ class ViT(Classifier):
             nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.shape[2:] != self.preprocess.size:
-            height, width = images.shape[2:]
-            raise InputError(
-                f"{self.name or 'vit'} takes images of {self.preprocess.size[0]} x {self.preprocess.size[1]} pixels, "
-                f"not {height} x {width}; foveal.create makes one for another size with image_size=..."
-            )
+        self.check_exact(images.shape[2:])
         x = self.patch_embedding(self.normalize(images))  # (B, width, h, w), h = H / patch, w = W / patch
         x = x.flatten(2).transpose(1, 2)  # (B, h w, width), row by row
         if self.class_token is not None:

@@ -14,17 +14,20 @@ from foveal.errors import InputError
 from foveal.nn.stochastic_depth import StochasticDepth
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d) + bias) v for each of `heads` slices of d = width / heads channels, side by side.
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, bias: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """softmax(scale q k^T + bias) v for each of `heads` slices of d = width / heads channels, side by side.
 
-    q:    (B, T, width), what is asked for.
-    k, v: (B, S, width), where it is found, and what is found there.
-    bias: anything that broadcasts to (B, heads, T, S); -inf where a query must not look.
+    q:     (B, T, width), what is asked for.
+    k, v:  (B, S, width), where it is found, and what is found there.
+    bias:  anything that broadcasts to (B, heads, T, S); -inf where a query must not look.
+    scale: default 1 / sqrt(d).
 
     Returns (B, T, width).
     """
     q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, T or S, d)
-    return scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).flatten(2)
+    return scaled_dot_product_attention(q, k, v, bias, scale=scale).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):

@@ -32,6 +32,7 @@ class Layer:
     params:           parameters used here for the first time.
     macs:             multiply-accumulates.
     activation_bytes: memory of the output; zero where it is the changed input.
+    attention_elements: entries of attention matrices: of weights made by a softmax, with which a matrix product sums.
     receptive_field:  (height, width) in pixels that one output unit sees, infinite for the whole image, zero for what
                       does not depend on it. The statistics of normalisation layers are left out.
     stride:           pixels from one output unit to the next, down and across; None where there is no map.
@@ -46,6 +47,7 @@ class Layer:
     params: int = 0
     macs: int = 0
     activation_bytes: int = 0
+    attention_elements: int = 0
     receptive_field: tuple[float, float] = (0, 0)
     stride: tuple[float, float] | None = None
     start: tuple[float, float] | None = None
@@ -105,6 +107,7 @@ class _Row:
     since: int  # number of its first operation
     params: int = 0
     macs: int = 0
+    attention_elements: int = 0
     operations: list[str] = field(default_factory=list)
     output: list[Tensor] = field(default_factory=list)  # of its last operation
 
@@ -116,6 +119,7 @@ NICKNAMES = PRODUCTS | {
     "safe_softmax": "softmax",
     "max_pool2d_with_indices": "max_pool2d",
 }
+SOFTMAX = ("_softmax", "_safe_softmax")
 # Products with a vector, which flop_registry leaves out: name -> the argument that has an entry for each MAC.
 VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
 
@@ -134,6 +138,8 @@ class _Trace(TorchDispatchMode):
         # operation that made it, and what is known of the tensors that lie in it.
         self._born: dict[int, tuple[StorageWeakRef, int]] = {}
         self._fields: dict[int, dict[tuple[Any, ...], Field | None]] = {}
+        # Storages of what a softmax made and no product has used so far.
+        self._weights: set[int] = set()
         # Parameters that no operation has used so far: storage -> their owners. A shared one is its first owner's.
         self._unused: dict[int, list[tuple[str, nn.Module, int]]] = {}
         known: set[int] = set()
@@ -185,6 +191,7 @@ class _Trace(TorchDispatchMode):
             return result  # a view, or a question about sizes
         row = self._current()
         row.macs += _macs(func, args, kwargs, result)
+        row.attention_elements += self._attention(func, given, output)
         row.params += sum(count for storage in storages for _, _, count in self._unused.pop(storage, []))
         if seen or not row.operations:
             row.output = output[:1]
@@ -192,6 +199,18 @@ class _Trace(TorchDispatchMode):
             name = func.overloadpacket.__name__.strip("_").removeprefix("native_")
             row.operations.append(NICKNAMES.get(name, name))
         return result
+
+    def _attention(self, operation: Any, given: Sequence[Tensor], output: Sequence[Tensor]) -> int:
+        """How many weights of a softmax this operation sums with, those that none did before."""
+        kind = operation.overloadpacket.__name__
+        used = {_storage(tensor): tensor.numel() for tensor in given if _storage(tensor) in self._weights}
+        if kind in PRODUCTS:
+            self._weights -= used.keys()
+            return sum(used.values())
+        # Masked, scaled or copied they are weights still.
+        made = output if kind in SOFTMAX else [tensor for tensor in output if tensor.numel() in used.values()]
+        self._weights |= set(map(_storage, made))
+        return 0
 
     def _spread(self, changed: Tensor, seen: Field) -> None:
         """A tensor was changed in place: what lies in its storage in other ways may see the same now."""
@@ -225,6 +244,7 @@ class _Trace(TorchDispatchMode):
             shape=tuple(tensors[0].shape) if tensors else (),
             params=row.params,
             macs=row.macs,
+            attention_elements=row.attention_elements,
             activation_bytes=sum(fresh.values()),
             receptive_field=_largest(seen),
             stride=seen[0].stride if seen else None,

@@ -52,6 +52,8 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     layout, weights = translate(system, state)
     weights = system.needed(weights)
     own = system.state_dict()
+    added = [name for name in system.optional(weights) if name not in weights]
+    weights |= {name: own[name] for name in added}
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
     labels, rows = class_names(path) or tuple(published), _class_rows(system)
@@ -59,6 +61,8 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     if labels and labels != system.labels and rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
         weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
+    if added:
+        said += f", which lacks {_few(added, 1)}: these begin anew"
     if complaint := _misfit(system, own, weights) or system.refuses(layout):
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")

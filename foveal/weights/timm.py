@@ -72,6 +72,13 @@ VIT = (
     Rule(r"head\.", "classifier."),
 )
 
+MIXER = (
+    Rule(r"stem\.proj\.", "patch_embedding."),
+    Rule(r"blocks\.(\d+)\.(?=norm|mlp_)", r"blocks.\1."),
+    Rule(r"norm\.", "norm."),
+    Rule(r"head\.", "classifier."),
+)
+
 
 def mobilenet(system: Any) -> list[Rule]:
     """Norms are counted within a block, and a pointwise convolution is the first where it expands, else the last."""
@@ -112,6 +119,7 @@ FAMILIES: dict[str, Table] = {
     "MobileNet": mobilenet,
     "SENet": senet,
     "ViT": VIT,
+    "Mixer": MIXER,
 }
 
 
