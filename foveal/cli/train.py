@@ -3,7 +3,7 @@
 import re
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
@@ -25,7 +25,9 @@ class Options:
     data: str
     """A built-in set (digits), a folder of class folders, or a CSV file with columns path, label[, split]."""
     weights: str | None = None
-    """Published weights to start from."""
+    """Published weights, or a run, to start from."""
+    pretext: Literal["none", "rotation"] = "none"
+    """rotation: leave classes aside and learn how images are turned; another run then starts from what was learned."""
     json: bool = False
     """One JSON document on stdout."""
 
@@ -49,6 +51,7 @@ def run(words: list[str]) -> None:
 
     import torch
 
+    from foveal.data.pretext import load_images, rotations
     from foveal.data.sources import load_dataset
     from foveal.report.draw import save_pictures
     from foveal.report.html import write_report
@@ -56,8 +59,15 @@ def run(words: list[str]) -> None:
     from foveal.train.loop import train
 
     with joined(quietly=True) as ranks:
-        dataset = load_dataset(options.data)
-        config = TrainConfig(**_given(options.training, words))
+        settings = _given(options.training, words)
+        if options.pretext == "rotation":
+            dataset = rotations(load_images(options.data))
+            # Recipes mirror images, which here would change their class.
+            off = ("flip", "trivial_augment")
+            settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
+        else:
+            dataset = load_dataset(options.data)
+        config = TrainConfig(**settings)
         torch.manual_seed(config.seed)
         system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
         finished = train(system, dataset, config)

@@ -54,12 +54,16 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     own = system.state_dict()
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
-    labels = class_names(path) or tuple(published)
-    rows = _class_rows(system) if labels and labels != system.labels else []
+    known = class_names(path)
+    labels = known or tuple(published)
+    rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
     if rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
         weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
+    elif known == () and rows and not any(name in weights for name in rows):
+        weights = {**weights, **{name: own[name] for name in rows}}
+        said += ", its head anew: the file has none"
     if complaint := _misfit(system, own, weights) or system.refuses(layout):
         kind = "" if layout == "foveal" else f" ({layout}'s layout)"
         raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
