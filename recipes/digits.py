@@ -20,6 +20,8 @@ SEEDS = (0, 1, 2)
 NAMES = (
     "linear_softmax",
     "linear_svm",
+    "knn",
+    "pca",
     "lenet",
     "alexnet_nano",
     "zfnet_nano",

@@ -1,5 +1,6 @@
 """What holds for every name in the catalog."""
 
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from foveal.structures import Batch, Label, Target
 from foveal.system import Spec, System
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig, resolve
+from foveal.train.prepare import training_loader
 
 from .toys import small_digits
 
@@ -37,7 +39,18 @@ def kind(name: str) -> type[System]:
     return getattr(import_module(f"foveal.{module}"), cls)
 
 
+def members(labels: Sequence[str]) -> tuple[System, ...]:
+    """Systems to make others of: they know the first digits, if it is digits that they are to know."""
+    made = foveal.create("knn", labels=labels), foveal.create("pca", labels=labels, components=8)
+    if made[0].labels == small_digits().labels:
+        for system in made:
+            system.fit(training_loader(system, small_digits().select("train"), resolve(TrainConfig(), {}, "knn")[0]))
+    return made
+
+
 def build(name: str, **fields: Any) -> Any:
+    if name == "ensemble":
+        fields["members"] = members(fields.get("labels", small_digits().labels))
     sides = OTHER_SIDES.get(name, SIDES)
     for side in sides:
         torch.manual_seed(0)

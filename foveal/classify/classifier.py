@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveal.errors import InputError, nearest
 from foveal.losses.classification import cross_entropy
@@ -29,7 +29,30 @@ class Scorer(System):
 
     def score(self, images: Tensor, target: str | Label) -> Tensor:
         """The unnormalised score of one class for each image."""
-        return self(images)[:, self.index(target) if isinstance(target, str) else int(target.label)]
+        index = self.index(target) if isinstance(target, str) else int(target.label)
+        return self(images)[:, index]
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, D): what this system knows of an image before it names a class.
+
+        That is what enters the last layer of weights with a row for each class, the mean over places if it is a map.
+        """
+        entered: list[Tensor] = []
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            entered[:] = inputs[:1]  # that of the layer that runs last
+
+        rows = len(self.labels)
+        layers = [m for m in self.modules() if isinstance(m, nn.Linear | nn.Conv2d) and len(m.weight) == rows]
+        handles = [layer.register_forward_pre_hook(note) for layer in layers]
+        try:
+            self(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not entered:
+            raise self._cannot("give features: no layer of it has a row of weights for each class")
+        return entered[0].flatten(2).mean(2) if entered[0].ndim > 2 else entered[0]
 
     def index(self, label: str) -> int:
         """Where a class name stands in the outputs."""

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foveal.catalog import ENTRIES
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError
 
 Arguments = TypeVar("Arguments")
 RunOrName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|NAME")]
@@ -57,8 +57,7 @@ def find_system(
 
     untrained: a bare name will do.
     """
-    from foveal.catalog import create
-    from foveal.train.checkpoint import load
+    from foveal.catalog import create, trained
     from foveal.train.prepare import find_device
     from foveal.weights.packages import PACKAGED
 
@@ -66,14 +65,11 @@ def find_system(
     if Path(run_or_name).exists():
         if weights:
             raise InputError(f"{run_or_name} is a run, which has its own weights: leave out --weights")
-        return load(run_or_name).to(found)
-    if run_or_name not in ENTRIES:
-        raise InputError(f"{run_or_name} is neither a run or checkpoint nor a system{nearest(run_or_name, ENTRIES)}")
-    if weights is None and run_or_name in PACKAGED:
-        weights = None if untrained else "package"
-    elif weights is None and not untrained:
+    elif run_or_name in ENTRIES and (weights or untrained):
+        return create(run_or_name, weights=weights).to(found)
+    elif run_or_name in ENTRIES and run_or_name not in PACKAGED:
         raise InputError(f"{run_or_name} has no trained weights here: add --weights FILE, or name a run instead")
-    return create(run_or_name, weights=weights).to(found)
+    return trained(run_or_name).to(found)
 
 
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:

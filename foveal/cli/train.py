@@ -3,11 +3,11 @@
 import re
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
-from foveal.catalog import ENTRIES, create, settable, variant
+from foveal.catalog import ENTRIES, create, family, holds_systems, settable, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import TrainConfig, resolve
@@ -25,7 +25,9 @@ class Options:
     data: str
     """A built-in set (digits), a folder of class folders, or a CSV file with columns path, label[, split]."""
     weights: str | None = None
-    """Published weights to start from."""
+    """Published weights, or a run, to start from."""
+    pretext: Literal["none", "rotation"] = "none"
+    """rotation: leave classes aside and learn how images are turned; another run then starts from what was learned."""
     json: bool = False
     """One JSON document on stdout."""
 
@@ -49,6 +51,7 @@ def run(words: list[str]) -> None:
 
     import torch
 
+    from foveal.data.pretext import load_images, rotations
     from foveal.data.sources import load_dataset
     from foveal.report.draw import save_pictures
     from foveal.report.html import write_report
@@ -56,8 +59,15 @@ def run(words: list[str]) -> None:
     from foveal.train.loop import train
 
     with joined(quietly=True) as ranks:
-        dataset = load_dataset(options.data)
-        config = TrainConfig(**_given(options.training, words))
+        settings = _given(options.training, words)
+        if options.pretext == "rotation":
+            dataset = rotations(load_images(options.data))
+            # Recipes mirror images, which here would change their class.
+            off = ("flip", "trivial_augment")
+            settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
+        else:
+            dataset = load_dataset(options.data)
+        config = TrainConfig(**settings)
         torch.manual_seed(config.seed)
         system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
         finished = train(system, dataset, config)
@@ -116,8 +126,7 @@ def _field(option: str) -> str:
 
 def _training_settings(name: str | None) -> Any:
     """TrainConfig with the values that a run of this system has when the user sets nothing."""
-    system = create(name) if name else None
-    recipe, fits = (system.spec.recipe, system.can("fit")) if system else ({}, False)
+    recipe, fits = (variant(name).recipe, family(name).can("fit")) if name else ({}, False)
     resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):
         kind, value = hints[entry.name], getattr(resolved, entry.name)
@@ -136,7 +145,11 @@ def _own_settings(name: str) -> Any:
     rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), "Pixels, or height and width.")]
     for setting in settable(spec):
         if setting not in ("image_size", "preprocess"):
-            rows.append((setting, hints[setting], field(default=getattr(spec, setting)), texts.get(setting, "")))
+            # A system stands on the command line by its run, its checkpoint or its name.
+            several = get_origin(hints[setting]) is tuple
+            by_name: Any = (tuple[str, ...] if several else str | None) if holds_systems(hints[setting]) else None
+            kind = by_name or hints[setting]
+            rows.append((setting, kind, field(default=getattr(spec, setting)), texts.get(setting, "")))
     described = [(setting, Annotated[kind, tyro.conf.arg(help=text)], value) for setting, kind, value, text in rows]
     return make_dataclass(name, described, frozen=True)()
 

@@ -130,6 +130,7 @@ class Dataset:
     split:   the split that this view shows; None for all.
     items:   which images the view shows, in order.
     mapping: new index of each class of `targets`, after `relabel`.
+    upright: the class of an image is another one when the image is mirrored or turned.
     """
 
     source: str
@@ -141,6 +142,7 @@ class Dataset:
     split: str | None = None
     items: np.ndarray | None = None
     mapping: Tensor | None = None
+    upright: bool = False
 
     def __len__(self) -> int:
         return len(self.images) if self.items is None else len(self.items)

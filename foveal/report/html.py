@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from foveal.catalog import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
@@ -16,7 +17,6 @@ from foveal.report import classify
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
-from foveal.train import checkpoint
 from foveal.train.record import read_metrics
 from foveal.train.screen import duration
 
@@ -47,7 +47,7 @@ def write_report(run: str | PathLike[str], dataset: Dataset, system: System | No
     """
     directory = Path(run)
     record, events = _read(directory)
-    system = checkpoint.load(directory) if system is None else system
+    system = load(directory) if system is None else system
     page = _page(record, events, dataset, system)
     path, temporary = directory / "report.html", directory / "report.html.tmp"
     try:

@@ -77,6 +77,8 @@ class TrainConfig:
     """Weight of sum w^2 / 2 in the loss."""
     clip: float | None = UNSET
     """Largest norm of the whole gradient."""
+    keep: int = 1
+    """How many of the best epochs stay in the run directory, as epoch-N.safetensors, where it is more than one."""
     ema: float | None = None
     """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
     label_smoothing: float = UNSET
@@ -237,7 +239,7 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
                 upper = f" and {'below' if below else 'at most'} {high}" if math.isfinite(high) else ""
                 raise InputError(f"{name} must be {span}{upper}, not {value}")
 
-    for name in ("epochs", "batch_size", "accumulate", "patience"):
+    for name in ("epochs", "batch_size", "accumulate", "patience", "keep"):
         number(name, 1)
     for name in ("lr", "clip", "save_minutes"):
         number(name, 0, above=True)

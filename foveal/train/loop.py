@@ -74,13 +74,16 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                 with state.averaged(), state.plan.evaluating():
                     figures = measure(state.system, val_loader, state.parallel) if val_loader else None
                     record["val"] = figures.values if figures else {}
-                    record["best"] = state.progress.close_epoch(figures.rank if figures else ())
+                    record["best"] = state.progress.close_epoch(figures.rank if figures else (), config.keep)
                     if record["best"]:
                         run.save_best(state, record["val"])
+                    if config.keep > 1 and state.progress.keeps(state.progress.epoch):
+                        run.save_epoch(state, record["val"])
                 record |= {"epoch": state.progress.epoch, "step": state.progress.step}
                 run.log(record)
                 run.note_unreadable(loader, val_loader)
                 run.save_last(state)
+                run.prune(state)
                 track(record)
                 screen.epoch(record)
                 if ranks.any(stop.requested)[0] and state.progress.epoch < config.epochs:

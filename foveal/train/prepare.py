@@ -56,6 +56,11 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig, ran
             f"lbfgs needs the whole training split in each step: set batch_size to {len(train_set)} or more, "
             "or take another optimizer"
         )
+    if train_set.upright and (config.flip or config.trivial_augment):
+        raise InputError(
+            f"the classes of {train_set.source} are others when images are mirrored or turned: set flip and "
+            "trivial_augment to false"
+        )
     fits = system.can("fit")
     return Loader(
         train_set,

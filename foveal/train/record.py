@@ -131,4 +131,11 @@ def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
             before, now = old[part].get(name), new[part].get(name)
             if before != now and name not in EXECUTION:
                 shown = "image_size" if (part, name) == ("preprocess", "size") else name
-                raise InputError(f"{directory} cannot go on with {shown} {now}: it runs with {before}")
+                raise InputError(f"{directory} cannot go on with {shown} {_said(now)}: it runs with {_said(before)}")
+
+
+def _said(value: Any) -> Any:
+    """Systems by their names, and all else as it is."""
+    systems = value if isinstance(value, list) else [value]
+    named = systems and all(isinstance(system, dict) for system in systems)
+    return ", ".join(str(system["name"]) for system in systems) if named else value

@@ -39,7 +39,7 @@ from foveal.train.stopping import Interrupted
 MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
 # In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
 FILES = (
-    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "tensorboard"),
+    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "tensorboard", "epoch-*.safetensors"),
     *("best.safetensors", "last.safetensors", "run.json"),
 )
 
@@ -129,8 +129,7 @@ class Run:
         self.begun = True
 
     def _clear(self) -> None:
-        for name in FILES:
-            path = self.directory / name
+        for path in [path for name in FILES for path in sorted(self.directory.glob(name))]:
             try:
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -192,6 +191,25 @@ class Run:
         """The weights to use from now on, with what they reach."""
         self._save("best", {"epoch": state.progress.epoch, "metrics": dict(figures)}, state, {})
 
+    def save_epoch(self, state: State, figures: Mapping[str, float]) -> None:
+        """The weights of an epoch that is among the best."""
+        header = {"epoch": state.progress.epoch, "metrics": dict(figures)}
+        self._save(f"epoch-{state.progress.epoch}", header, state, {})
+
+    def prune(self, state: State) -> None:
+        """Remove the weights of epochs that are no longer among the best. What `last` knows is saved before, so that a
+        run killed in between still has all that it will want."""
+        self.ranks.once(partial(self._prune, [epoch for _, epoch in state.progress.kept]))
+
+    def _prune(self, kept: Sequence[int]) -> None:
+        names = [f"epoch-{epoch}.safetensors" for epoch in kept]
+        for path in self.directory.glob("epoch-*.safetensors"):
+            if path.name not in names:
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as error:
+                    raise InputError(f"cannot remove {path}: {error.strerror}") from None
+
     def _save(self, which: str, header: dict[str, Any], state: State, tensors: dict[str, torch.Tensor]) -> None:
         header = {**checkpoint.describe(self.system), "config": self.record["config"], **header}
         whole = state.parallel.collect({**state.system.state_dict(), **tensors})
@@ -202,6 +220,7 @@ class Run:
         if not self.ranks.once((self.directory / "last.safetensors").is_file):
             return False
         self._roll_back(state)
+        self.prune(state)
         self.history = self.ranks.once(partial(self._cut_metrics, state))
         return True
 

@@ -26,6 +26,7 @@ class Progress:
     totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
     skipped:      steps left out because their loss was not finite.
     best, best_epoch: the highest rank so far; None before the first evaluation.
+    kept:         rank and number of the best epochs, best first.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class Progress:
     skipped: int = 0
     best: list[float] | None = None
     best_epoch: int = 0
+    kept: list[tuple[list[float], int]] = field(default_factory=list)
 
     def add(self, terms: Mapping[str, float] | None, batches: int) -> None:
         """One step more, over so many batches; without terms it was left out."""
@@ -48,13 +50,23 @@ class Progress:
         """Each loss term, mean over the steps of the epoch under way."""
         return {name: total / self.totals["steps"] for name, total in self.totals.items() if name != "steps"}
 
-    def close_epoch(self, rank: Sequence[float]) -> bool:
-        """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest."""
+    def close_epoch(self, rank: Sequence[float], keep: int = 1) -> bool:
+        """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest.
+
+        So many of the best are `kept`, of equal ones the earlier.
+        """
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        self.kept = [*self.kept, (list(rank), self.epoch)]
+        self.kept.sort(key=lambda kept: (kept[0], -kept[1] if rank else kept[1]), reverse=True)
+        del self.kept[keep:]
         if rank and self.best is not None and list(rank) <= self.best:
             return False
         self.best, self.best_epoch = list(rank), self.epoch
         return True
+
+    def keeps(self, epoch: int) -> bool:
+        """Whether an epoch is among the best."""
+        return epoch in [number for _, number in self.kept]
 
     def stale(self, patience: int | None) -> bool:
         """Whether so many epochs have passed without a better one."""

@@ -56,11 +56,16 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     weights |= {name: own[name] for name in added}
     # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
     weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
-    labels, rows = class_names(path) or tuple(published), _class_rows(system)
+    known = class_names(path)
+    labels = known or tuple(published)
+    rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
-    if labels and labels != system.labels and rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
+    if rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
         weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
+    elif known == () and rows and not any(name in weights for name in rows):
+        weights = {**weights, **{name: own[name] for name in rows}}
+        said += ", its head anew: the file has none"
     if added:
         said += f", which lacks {_few(added, 1)}: these begin anew"
     if complaint := _misfit(system, own, weights) or system.refuses(layout):

@@ -244,3 +244,19 @@ def test_a_head_of_another_width_is_not_taken_for_a_new_one(tmp_path):
 def test_the_importers_stand_above_the_families():
     code = "import sys, foveal.weights; print([m for m in sys.modules if m.startswith(('foveal.cl', 'foveal.ca'))])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_network_without_a_head_starts_one_that_has_one(tmp_path: Path) -> None:
+    trunk = create("resnet_nano")
+    weights = {name: value for name, value in trunk.state_dict().items() if not name.startswith("classifier")}
+    checkpoint.save(tmp_path / "trunk.safetensors", {**checkpoint.describe(trunk), "labels": []}, weights)
+    torch.manual_seed(5)
+    system = create("resnet_nano", labels=["a", "b"], weights=tmp_path / "trunk.safetensors")
+    assert system.started_from == "trunk.safetensors, its head anew: the file has none"
+    assert all(torch.equal(value, system.state_dict()[name]) for name, value in weights.items())
+    assert system.classifier.weight.shape[0] == 2
+    # The layers before the head still have to be there.
+    del weights["stem.conv.weight"]
+    checkpoint.save(tmp_path / "part.safetensors", {**checkpoint.describe(trunk), "labels": []}, weights)
+    with pytest.raises(InputError, match=r"missing: stem.conv.weight"):
+        create("resnet_nano", labels=["a", "b"], weights=tmp_path / "part.safetensors")

@@ -1,0 +1,62 @@
+"""Nearest neighbours and principal components beside scikit-learn's, on the digits."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+
+import foveal
+from foveal.ops.nearest import nearest
+from foveal.structures import Batch, Label
+
+METRICS = {"l2": "euclidean", "l1": "manhattan", "cosine": "cosine"}
+
+
+def digits(system: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prepared images in float64 and their classes."""
+    data = foveal.load_dataset("digits", split=split)
+    images = torch.stack([system.preprocess.apply(data.image(i)) for i in range(len(data))])
+    return images.double() / 255, torch.stack([data.target(i).label for i in range(len(data))])  # type: ignore
+
+
+def fitted(name: str, **fields: Any) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A system that knows the training digits, these as vectors, their classes, and the test digits as images."""
+    system = foveal.create(name, image_size=8, **fields).double()
+    (images, classes), (test, _) = digits(system, "train"), digits(system, "test")
+    system.fit([Batch(images, tuple(map(Label, classes)), *[torch.zeros(0)] * 3)])
+    return system, system.vectors(images), classes, test
+
+
+@pytest.mark.parametrize("k", [1, 4, 5])
+@pytest.mark.parametrize("weighting", ["uniform", "distance"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_neighbors(metric: Any, weighting: str, k: int) -> None:
+    system, points, classes, images = fitted("knn", distance=metric, weighting=weighting, k=k)
+    vectors = system.vectors(images).numpy()
+    oracle = KNeighborsClassifier(k, weights=weighting, metric=METRICS[metric], algorithm="brute")
+    oracle.fit(points.numpy(), classes.numpy())
+    distances, indices = nearest(system.vectors(images), points, k, metric)
+    theirs, which = oracle.kneighbors(vectors)
+    assert np.array_equal(indices.numpy(), which)
+    np.testing.assert_allclose(distances.numpy(), theirs, atol=1e-12)
+    scores = system(images)
+    assert np.array_equal(scores.argmax(1).numpy(), oracle.predict(vectors))
+    np.testing.assert_allclose(scores.softmax(1).numpy(), oracle.predict_proba(vectors), atol=1e-13)
+    # In float32, as it is used, the answers are no others.
+    assert torch.equal(system.float()(images.float()).argmax(1), scores.argmax(1))
+
+
+@pytest.mark.parametrize("components", [2, 20])
+def test_components(components: int) -> None:
+    system, vectors, classes, images = fitted("pca", components=components)
+    oracle = make_pipeline(PCA(components, svd_solver="full"), KNeighborsClassifier(5)).fit(vectors, classes)
+    test = system.vectors(images).numpy()
+    np.testing.assert_allclose(system.features(images).numpy(), oracle[0].transform(test), atol=1e-12)
+    scores = system(images)
+    assert np.array_equal(scores.argmax(1).numpy(), oracle.predict(test))
+    np.testing.assert_allclose(scores.softmax(1).numpy(), oracle.predict_proba(test), atol=1e-12)
+    assert system.basis.share.tolist() == oracle[0].explained_variance_ratio_.tolist()
