@@ -20,7 +20,7 @@ from foveal.data.dataset import Dataset
 from foveal.data.pretext import rotations
 
 SEEDS, EACH = (0, 1, 2), 10
-PRETEXT_EPOCHS, EPOCHS = 20, 60
+PRETEXT_EPOCHS, EPOCHS = 10, 40
 
 
 def few(data: Dataset, each: int, seed: int) -> Dataset:
@@ -52,7 +52,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             torch.manual_seed(seed)
             pretext = foveal.create(name, labels=turns.labels)
-            config = foveal.TrainConfig(epochs=PRETEXT_EPOCHS, out=f"{folder}/pretext", seed=seed, quiet=True)
+            config = foveal.TrainConfig(
+                epochs=PRETEXT_EPOCHS, batch_size=128, out=f"{folder}/pretext", seed=seed, quiet=True
+            )
             run = foveal.train(pretext, turns, config)
             told = foveal.evaluate(pretext, turns.select("test"))["accuracy"]
             found["from scratch"].append(accuracy(name, data, seed, None))

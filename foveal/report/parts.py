@@ -93,6 +93,8 @@ def plain(value: Any) -> str:
             return "yes" if value else "no"
         case list() | tuple():
             return ", ".join(map(plain, value)) or "none"
+        case {"name": name, "labels": _}:  # a system that this one is made of
+            return str(name)
     return str(value)
 
 

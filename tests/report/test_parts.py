@@ -62,7 +62,10 @@ def test_number(value: float, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "none"), (True, "yes"), (False, "no"), ([0.9, 0.999], "0.9, 0.999"), ((), "none"), (1, "1")],
+    [
+        *((None, "none"), (True, "yes"), (False, "no"), ([0.9, 0.999], "0.9, 0.999"), ((), "none"), (1, "1")),
+        ([{"name": "lenet", "labels": ["a"]}, {"name": "vgg16", "labels": []}], "lenet, vgg16"),
+    ],
 )
 def test_plain(value: object, shown: str) -> None:
     assert plain(value) == shown
