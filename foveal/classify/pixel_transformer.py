@@ -64,7 +64,7 @@ VARIANTS = {
         BASE,
         labels=DIGITS,
         preprocess=Preprocess((8, 8), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),
-        recipe={"epochs": 30, "lr": 0.003, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125},
+        recipe={"epochs": 40, "lr": 0.003, "weight_decay": 0.05, "warmup": 0.5},
         width=48,
         depth=3,
         heads=4,

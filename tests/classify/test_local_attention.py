@@ -54,6 +54,12 @@ def test_parameters_are_those_of_the_paper_and_of_a_formula(name, millions):
     assert before - count == sum(6 * width * width - 7 * width for width in widths)
 
 
+@pytest.mark.parametrize(("name", "billions"), [("sasa_resnet26", 4.5), ("sasa_resnet50", 7.0)])
+def test_floating_point_operations_are_those_of_the_same_table(name, billions):
+    with torch.device("meta"):
+        assert round(cost(create(name)).flops / 1e9, 1) == billions
+
+
 def test_a_place_sees_its_neighbours_and_no_more():
     found = cost(create("sasa_nano", depths=(1,)))
     sees = {layer.path: layer.receptive_field for layer in found.layers}
