@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from foveal.errors import InputError, nearest
 
 FAMILIES = {
+    "classify.perceptron:Perceptron": "perceptron",
     "classify.linear:Linear": "linear_softmax linear_svm",
     "classify.lenet:LeNet": "lenet",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
