@@ -13,6 +13,7 @@ from foveal.errors import InputError, nearest
 
 FAMILIES = {
     "classify.perceptron:Perceptron": "perceptron",
+    "classify.neocognitron:Neocognitron": "neocognitron",
     "classify.linear:Linear": "linear_softmax linear_svm",
     "classify.lenet:LeNet": "lenet",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
