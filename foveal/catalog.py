@@ -14,6 +14,7 @@ from foveal.errors import InputError, nearest
 FAMILIES = {
     "classify.perceptron:Perceptron": "perceptron",
     "classify.neocognitron:Neocognitron": "neocognitron",
+    "classify.visual_words:VisualWords": "visual_words_patches visual_words_hog",
     "classify.linear:Linear": "linear_softmax linear_svm",
     "classify.lenet:LeNet": "lenet",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",

@@ -29,7 +29,8 @@ class Scorer(System):
 
     def score(self, images: Tensor, target: str | Label) -> Tensor:
         """The unnormalised score of one class for each image."""
-        return self(images)[:, self.index(target) if isinstance(target, str) else int(target.label)]
+        index = self.index(target) if isinstance(target, str) else int(target.label)
+        return self(images)[:, index]
 
     def index(self, label: str) -> int:
         """Where a class name stands in the outputs."""
