@@ -14,6 +14,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from foveal.errors import InputError, nearest
 
 FAMILIES = {
+    "classify.perceptron:Perceptron": "perceptron",
+    "classify.neocognitron:Neocognitron": "neocognitron",
+    "classify.visual_words:VisualWords": "visual_words_patches visual_words_hog",
     "classify.linear:Linear": "linear_softmax linear_svm",
     "classify.neighbors:Neighbors": "knn",
     "classify.pca:PCA": "pca",

@@ -105,6 +105,21 @@ def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(index, like.shape[1]).to(like)
 
 
+def label_indices(batch: Batch) -> Tensor:
+    """(B,) int64: where the class of each image of a batch stands."""
+    return torch.stack([target.label for target in batch.targets])
+
+
+def template_pictures(weight: Tensor, system: System) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
+    """What `System.pictures` returns, for scores linear in the pixels of weight (C, D): the template of each class.
+
+    Mid-grey is zero; all have one scale.
+    """
+    templates = weight.detach().float().view(-1, system.preprocess.channels, *system.preprocess.size)
+    templates = 0.5 + templates / (2 * templates.abs().max().clamp(min=1e-12))
+    return {"class templates": (templates.expand(-1, 3, -1, -1), system.labels)}
+
+
 def filter_pictures(weight: Tensor) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """What `System.pictures` returns, for a first convolution's weight (N, 1 or 3, h, w): its filters.
 

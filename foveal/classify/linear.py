@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, template_pictures
 from foveal.classify.labels import DIGITS
 from foveal.losses.classification import cross_entropy, hinge
 from foveal.system import Preprocess, Spec
@@ -40,11 +40,7 @@ class Linear(Classifier):
         return self.classifier(self.normalize(images).flatten(1))  # (B, 3, H, W) -> (B, D) -> (B, C)
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
-        """The template of each class; mid-grey is zero, all with one scale."""
-        weight = self.classifier.weight.detach().float()
-        templates = weight.view(-1, self.preprocess.channels, *self.preprocess.size)
-        templates = 0.5 + templates / (2 * templates.abs().max().clamp(min=1e-12))
-        return {"class templates": (templates.expand(-1, 3, -1, -1), self.labels)}
+        return template_pictures(self.classifier.weight, self)
 
 
 PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -10,7 +10,7 @@ import tyro
 from foveal.catalog import ENTRIES, create, family, holds_systems, settable, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
-from foveal.train.config import TrainConfig, resolve
+from foveal.train.config import OF_A_FIT, TrainConfig, resolve
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Options:
 def run(words: list[str]) -> None:
     place = _place_of_name(words)
     name = None if place is None else words[place]
-    training = _training_settings(name)
+    training = _training_settings(name, helping=not {"-h", "--help"}.isdisjoint(words))
     shown: list[Any] = [("training", type(training), field(default=training))]
     if place is None or name is None:
         text = "A system's name; foveal list shows them."
@@ -124,7 +124,7 @@ def _field(option: str) -> str:
     return option.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
 
 
-def _training_settings(name: str | None) -> Any:
+def _training_settings(name: str | None, helping: bool) -> Any:
     """TrainConfig with the values that a run of this system has when the user sets nothing."""
     recipe, fits = (variant(name).recipe, family(name).can("fit")) if name else ({}, False)
     resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
@@ -132,7 +132,10 @@ def _training_settings(name: str | None) -> Any:
         kind, value = hints[entry.name], getattr(resolved, entry.name)
         if kind is bool:
             value = bool(value)  # a flag, which is off where it does not apply
-        rows.append((entry.name, kind if value is not None else kind | None, field(default=value)))
+        kind = kind if value is not None else kind | None
+        if fits and helping and entry.name not in OF_A_FIT:  # elsewhere it is told why it has no effect
+            kind = Annotated[kind, tyro.conf.Suppress]  # type: ignore[valid-type]
+        rows.append((entry.name, kind, field(default=value)))
     return _extend(TrainConfig, rows)()
 
 

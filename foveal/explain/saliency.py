@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
 from foveal.system import System, evaluating
 
 
@@ -21,8 +22,15 @@ def saliency(system: System, images: Tensor, target: Any) -> Tensor:
 
 
 def pixel_gradient(system: System, images: Tensor, target: Any) -> Tensor:
-    """d score / d pixel, (B, 3, h, w), for prepared images of this shape in [0, 1]."""
+    """d score / d pixel, (B, 3, h, w), for prepared images of this shape in [0, 1].
+
+    Raises InputError where the score has no gradient.
+    """
     with torch.inference_mode(False), evaluating(system), torch.enable_grad():
         pixels = images.clone().detach().requires_grad_(True)
         # In evaluation mode the images know nothing of each other, so the sum has the gradient of each.
-        return torch.autograd.grad(system.score(pixels, target).sum(), pixels)[0]
+        score = system.score(pixels, target).sum()
+        if not score.requires_grad:
+            name = system.name or type(system).__name__
+            raise InputError(f"the scores of {name} change in steps and have no gradient; occlusion needs none")
+        return torch.autograd.grad(score, pixels)[0]

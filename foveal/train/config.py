@@ -164,6 +164,8 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
 SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
 EXECUTION = frozenset({"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "quiet"})
+# What has an effect on a system that is fitted by a rule of its own.
+OF_A_FIT = EXECUTION | {"seed", "batch_size"}
 
 
 def resolve(
@@ -191,7 +193,7 @@ def resolve(
                 f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}"
             )
     if fits:
-        useless = [name for name in user if name not in EXECUTION and name not in ("seed", "batch_size")]
+        useless = [name for name in user if name not in OF_A_FIT]
         if useless:
             raise InputError(f"{useless[0]} has no effect: {owner} is fitted by a rule of its own")
         recipe = {**recipe, "epochs": 1}

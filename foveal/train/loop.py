@@ -16,6 +16,7 @@ from foveal.train.config import TrainConfig, resolve
 from foveal.train.depth import frozen, learning
 from foveal.train.distributed import joined
 from foveal.train.evaluate import evaluation_loader, measure
+from foveal.train.fitting import Passes
 from foveal.train.memory import explain_failure
 from foveal.train.optim import schedule
 from foveal.train.plan import Plan
@@ -126,5 +127,4 @@ def fit(
     state: State, loader: Loader, augment: BatchAugment, run: Run, screen: Screen, meter: Meter, stop: StopRequests
 ) -> None:
     """The whole of learning, by the system's own rule."""
-    state.system.fit(loader)
-    meter.images += len(loader.dataset)
+    state.system.fit(Passes(loader, run, screen, meter, stop))

@@ -50,10 +50,8 @@ class Screen:
 
     def step(self, progress: Progress, meter: Meter) -> None:
         """Draw the live line anew, at most ten times a second."""
-        now = time.monotonic()
-        if not self.live.is_started or now - self.drawn < 0.1:
+        if not self._due():
             return
-        self.drawn = now
         speed, batches = meter.read(), len(meter.loader)
         left = ((self.config.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
         bar = "━" * round(10 * progress.batch / batches)
@@ -65,11 +63,32 @@ class Screen:
         )
         self.live.update(line, refresh=True)
 
+    def fitting(self, number: int, meter: Meter) -> None:
+        """The same, in a pass over the images of a system that learns by a rule of its own."""
+        if self._due():
+            speed = meter.read()
+            self.live.update(
+                Text(f"pass {number}", "bold").append(
+                    f"  {duration(speed['seconds'])} so far  {speed['images_per_second']:,.0f} images/s  "
+                    f"{speed['waiting']:.0%} waiting for data",
+                    "not bold",
+                ),
+                refresh=True,
+            )
+
+    def _due(self) -> bool:
+        """Whether there is a live line, and it is old."""
+        now = time.monotonic()
+        if not self.live.is_started or now - self.drawn < 0.1:
+            return False
+        self.drawn = now
+        return True
+
     def epoch(self, record: Mapping[str, Any]) -> None:
         """The line that closes an epoch."""
+        figures = "".join(f"{split} {numbers(record[split])}  " for split in ("train", "val") if record[split])
         self.say(
-            f"epoch {record['epoch']}/{self.config.epochs}  train {numbers(record['train'])}  "
-            f"val {numbers(record['val'])}  {record['images_per_second']:,.0f} images/s  "
+            f"epoch {record['epoch']}/{self.config.epochs}  {figures}{record['images_per_second']:,.0f} images/s  "
             f"waiting for data {record['waiting']:.0%}" + ("  best so far" if record["best"] else "")
         )
 

@@ -546,3 +546,15 @@ def test_no_space_left(
     works(*words("cut"), "--resume")
     works(*words("whole"))
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_help_of_a_fitted_system_shows_what_has_an_effect(
+    works: Callable[..., Answer], fails: Callable[..., str]
+) -> None:
+    help = works("train", "perceptron", "--help").out
+    assert "--passes" in help
+    assert "--batch-size" in help
+    assert "--lr" not in help
+    assert "lr has no effect: perceptron is fitted by a rule" in fails(
+        "train", "perceptron", "--data", "digits", "--lr", 0.1
+    )

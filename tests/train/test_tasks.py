@@ -108,3 +108,42 @@ def stop_after(system: Any, calls: int) -> pytest.MonkeyPatch:
 
     patch.setattr(kind, verb, counted)
     return patch
+
+
+def test_a_fit_stops_at_its_next_batch_and_begins_anew(tmp_path: Path) -> None:
+    import os
+    import signal
+
+    data = small_digits()
+    whole = foveal.train(foveal.create("perceptron"), data, config(tmp_path / "whole"))
+    system, seen = foveal.create("perceptron"), []
+    fit = system.fit
+
+    def watched(batches: Any) -> None:
+        seen.append([batch.images for batch in batches])
+        seen.append([batch.images for batch in batches])
+        os.kill(os.getpid(), signal.SIGINT)
+        fit(batches)
+        seen.append([])
+
+    system.fit = watched
+    with pytest.raises(KeyboardInterrupt, match="stopped and saved"):
+        foveal.train(system, data, config(tmp_path / "cut"))
+    assert len(seen) == 2
+    assert all(torch.equal(one, two) for one, two in zip(*seen, strict=True))
+    resumed = foveal.train(foveal.create("perceptron"), data, config(tmp_path / "cut", resume=True))
+    for name, value in whole.system.state_dict().items():
+        assert torch.equal(value, resumed.system.state_dict()[name]), name
+
+
+def test_images_that_are_too_many_to_keep_are_read_in_each_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from foveal.train import fitting
+
+    data = small_digits()
+    kept = foveal.train(foveal.create("perceptron"), data, config(tmp_path / "kept"))
+    monkeypatch.setattr(fitting, "KEPT", 3 * 32 * 32 * 40)
+    read = foveal.train(foveal.create("perceptron"), data, config(tmp_path / "read"))
+    for name, value in kept.system.state_dict().items():
+        assert torch.equal(value, read.system.state_dict()[name]), name
