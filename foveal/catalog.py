@@ -28,7 +28,11 @@ FAMILIES = {
     "classify.senet:SENet": "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnext50_32x4d "
     "seresnext101_32x4d senet154 legacy_seresnet18 legacy_seresnet34 legacy_seresnet50 legacy_seresnet101 "
     "legacy_seresnet152 legacy_seresnext50_32x4d legacy_seresnext101_32x4d legacy_senet154 senet_nano",
-    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 vit_nano",
+    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 deit_tiny_patch16_224 "
+    "deit_small_patch16_224 deit_base_patch16_224 vit_nano",
+    "classify.deit:DeiT": "deit_tiny_distilled_patch16_224 deit_small_distilled_patch16_224 "
+    "deit_base_distilled_patch16_224 deit_nano",
+    "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

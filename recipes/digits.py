@@ -27,6 +27,8 @@ NAMES = (
     "googlenet_nano",
     "resnet_nano",
     "vit_nano",
+    "deit_nano",
+    "swin_nano",
 )
 
 
