@@ -121,6 +121,8 @@ def _training_settings(name: str | None) -> Any:
     resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):
         kind, value = hints[entry.name], getattr(resolved, entry.name)
+        if entry.name == "teacher":
+            kind = str  # which in Python may be a system too
         if kind is bool:
             value = bool(value)  # a flag, which is off where it does not apply
         rows.append((entry.name, kind if value is not None else kind | None, field(default=value)))

@@ -33,6 +33,9 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
         lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
     if absent := loader.dataset.absent_classes():
         lines.append(f"no training image shows {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}")
+    if augment.teacher:
+        way = config.distill if config.distill == "hard" else f"{config.distill}, temperature {config.temperature:g}"
+        lines.append(f"taught by {augment.teacher.said} ({way}), with {config.distill_weight:g} of the loss")
     if system.started_from:
         lines.append(f"from the weights of {system.started_from}")
     first = next(loader.epoch(), None)
