@@ -39,7 +39,11 @@ FAMILIES = {
     "classify.nonlocal_resnet:NonLocalResNet": "resnet50_nonlocal resnet101_nonlocal resnet_nonlocal_nano",
     "classify.local_attention:LocalAttentionResNet": "sasa_resnet26 sasa_resnet38 sasa_resnet50 sasa_nano",
     "classify.pixel_transformer:PixelTransformer": "pixel_transformer pixel_transformer_nano",
-    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 vit_nano",
+    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 deit_tiny_patch16_224 "
+    "deit_small_patch16_224 deit_base_patch16_224 vit_nano",
+    "classify.deit:DeiT": "deit_tiny_distilled_patch16_224 deit_small_distilled_patch16_224 "
+    "deit_base_distilled_patch16_224 deit_nano",
+    "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
 }

@@ -46,10 +46,12 @@ class Label(Target):
     label:  () int64, index into the system's or data set's class names.
     scores: (C,) probability of each class in a prediction; in a training target the weight of each class, where mixing,
             smoothing or class weights made it other than one; None where the label says it all.
+    teacher: (C,) scores that a teacher gives this image, before any softmax; None where there is no teacher.
     """
 
     label: Tensor
     scores: Tensor | None = None
+    teacher: Tensor | None = None
 
     def relabel(self, mapping: Tensor) -> "Label":
         return replace(self, label=mapping[self.label])

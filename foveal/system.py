@@ -75,10 +75,12 @@ class Preprocess:
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
-    """(C, H, W) uint8 or float -> (C, *size), same type; antialiased when it shrinks."""
+    """(..., C, H, W) uint8 or float -> (..., C, *size), same type; antialiased when it shrinks."""
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    resized = interpolate(image[None], size, mode=interpolation, align_corners=False, antialias=True)[0]
+    images = image.reshape(-1, *image.shape[-3:])
+    resized = interpolate(images, size, mode=interpolation, align_corners=False, antialias=True)
+    resized = resized.view(*image.shape[:-2], *size)
     return resized.clamp_(0, 1) if interpolation == "bicubic" and image.is_floating_point() else resized
 
 
@@ -87,7 +89,7 @@ def shown(images: Tensor, part: "System") -> Tensor:
 
     The part sees what lies in the frame of the whole, squeezed or stretched to the part's own size.
     """
-    return resize(images.flatten(0, 1), part.preprocess.size, part.preprocess.interpolation).unflatten(0, (-1, 3))
+    return resize(images, part.preprocess.size, part.preprocess.interpolation)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ NAMES = (
     "googlenet_nano",
     "resnet_nano",
     "vit_nano",
+    "deit_nano",
+    "swin_nano",
 )
 
 

@@ -11,6 +11,7 @@ import torch
 import foveal
 from foveal.catalog import ENTRIES, FAMILIES, variant
 from foveal.classify.lenet import LeNet
+from foveal.nn.stochastic_depth import StochasticDepth
 from foveal.structures import Batch, Label, Target
 from foveal.system import Spec, System
 from foveal.train import checkpoint
@@ -92,6 +93,10 @@ def unreached(system: System) -> set[str]:
 
 
 def check_descent(system: System, batch: Batch) -> None:
+    for module in system.modules():
+        if isinstance(module, StochasticDepth):  # of few images, all may leave a branch out
+            module.probability = 0.0
+
     # loss: finite scalars
     losses = system.loss(batch)
     assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())

@@ -1,13 +1,14 @@
 """What all classifiers share: class scores in, a loss, a label and an explainable score out."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError, nearest
-from foveal.losses.classification import cross_entropy
+from foveal.losses.classification import cross_entropy, kl_divergence
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System
 
@@ -79,21 +80,56 @@ class Scorer(System):
             )
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """How a classifier learns from what a teacher says of its images.
+
+    way:         "soft": from all its probabilities (Hinton et al. 2015, arXiv:1503.02531); "hard": from its answer, the
+                 most probable class (DeiT, Touvron et al. 2020, arXiv:2012.12877).
+    temperature: T of the soft way, see `kl_divergence`.
+    weight:      of the teacher in the loss; the labels have the rest.
+    """
+
+    way: Literal["soft", "hard"] = "soft"
+    temperature: float = 3.0
+    weight: float = 0.5
+
+    def loss(self, scores: Tensor, teacher: Tensor) -> Tensor:
+        """Scores (B, C) of the student and the teacher -> scalar, not yet weighted."""
+        if self.way == "soft":
+            return kl_divergence(scores, teacher, self.temperature)
+        answer = torch.nn.functional.one_hot(teacher.argmax(1), scores.shape[1])
+        return cross_entropy(scores, answer.to(scores))
+
+
 class Classifier(Scorer):
     """A scorer that learns by the gradient of a loss of its scores.
 
     criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
+    taught:    the one of its heads that learns from a teacher, where there is one.
+    teaching:  how it does.
     """
+
+    taught: ClassVar[str] = "class"
 
     def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
         super().__init__(spec)
         self.criterion = criterion
+        self.teaching = Teaching()
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        return self.losses(self.heads(batch.images), batch)
+        """The terms of `losses`; where a teacher has spoken of the batch they leave room for one more, "distill"."""
+        heads = self.heads(batch.images)
+        terms = self.losses(heads, batch)
+        if batch.targets[0].teacher is None:
+            return terms
+        scores, weight = heads[self.taught], self.teaching.weight
+        teacher = torch.stack([target.teacher for target in batch.targets]).to(scores)
+        distill = self.teaching.loss(scores, teacher)
+        return {**{name: (1 - weight) * term for name, term in terms.items()}, "distill": weight * distill}
 
     def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss, from the scores that `heads` gave."""
+        """The terms of the loss by the labels, from the scores that `heads` gave."""
         return {"class": self.criterion(heads["class"], target_weights(batch.targets, heads["class"]))}
 
 

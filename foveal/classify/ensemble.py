@@ -24,8 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Scorer
-from foveal.classify.neighbors import classes_of
+from foveal.classify.classifier import Scorer, label_indices
 from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import Spec, System, evaluating, shown
@@ -82,7 +81,7 @@ class Ensemble(Scorer):
         if self.spec.weighting == "equal":
             return
         with evaluating(self):
-            pairs = [(self.probabilities(batch.images.to(self.device)), classes_of(batch.targets)) for batch in data]
+            pairs = [(self.probabilities(batch.images.to(self.device)), label_indices(batch)) for batch in data]
         probabilities, truth = zip(*pairs, strict=True)
         self.weights.copy_(greedy(torch.cat(probabilities, 1), torch.cat(truth).to(self.device), self.spec.rounds))
 

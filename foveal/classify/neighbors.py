@@ -10,18 +10,18 @@ pixels, or the `features` of any classifier that was trained before. Learning is
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from foveal.classify.classifier import Scorer
+from foveal.classify.classifier import Scorer, label_indices
 from foveal.classify.labels import DIGITS
 from foveal.errors import InputError
 from foveal.nn.fitted import Fitted
 from foveal.ops.nearest import nearest
 from foveal.structures import Batch, Label
-from foveal.system import Preprocess, Spec, System, shown
+from foveal.system import Spec, System, shown
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Neighbors(Scorer):
     @torch.no_grad()
     def collect(self, data: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         """The vectors (N, D) of all images, and their classes (N,)."""
-        pairs = [(self.vectors(batch.images.to(self.device)), classes_of(batch.targets)) for batch in data]
+        pairs = [(self.vectors(batch.images.to(self.device)), label_indices(batch)) for batch in data]
         vectors, classes = zip(*pairs, strict=True)
         return torch.cat(vectors), torch.cat(classes).to(self.device)
 
@@ -110,13 +110,5 @@ def vote(distances: Tensor, classes: Tensor, count: int, weighting: str) -> Tens
         shares.scatter_add_(1, classes[:, rank : rank + 1], weights[:, rank : rank + 1])
     return shares / shares.sum(1, keepdim=True)
 
-
-def classes_of(targets: Iterable[Label]) -> Tensor:
-    """(B,) int64."""
-    return torch.stack([target.label for target in targets])
-
-
-PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-RECIPE: dict[str, Any] = {}
 
 VARIANTS = {"knn": NeighborsSpec(DIGITS, PIXELS, RECIPE)}

@@ -17,7 +17,7 @@ its weights do not start at zero, GELU is exact, and stochastic depth can be add
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +73,15 @@ class ViT(Classifier):
     """Images are (B, 3, H, W) of the one size in `preprocess`, whose places the positions are."""
 
     spec: ViTSpec
+    token_names: ClassVar[tuple[str, ...]] = ("class_token",)
 
     def __init__(self, spec: ViTSpec) -> None:
         super().__init__(spec)
         self.patch_embedding = nn.Conv2d(spec.preprocess.channels, spec.width, spec.patch, spec.patch)
-        self.class_token = nn.Parameter(torch.zeros(1, 1, spec.width)) if spec.pool == "token" else None
-        count = spec.grid[0] * spec.grid[1] + (spec.pool == "token")
+        self.tokens = self.token_names if spec.pool == "token" else ()
+        for name in self.tokens:
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, 1, spec.width)))
+        count = len(self.tokens) + spec.grid[0] * spec.grid[1]
         self.position_embedding = nn.Parameter(torch.empty(1, count, spec.width))
         self.dropout = nn.Dropout(spec.dropout)
         hidden = int(spec.mlp_ratio * spec.width)
@@ -101,14 +104,17 @@ class ViT(Classifier):
             nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        x = self.encode(images)
+        y = self.norm(x[:, 0]) if self.tokens else self.mean_norm(x.mean(1))  # (B, width)
+        return self.classifier(y)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> z_depth (B, 1 + h w, width), or without a class token (B, h w, width)."""
         self.check_exact(images.shape[2:])
         x = self.patch_embedding(self.normalize(images))  # (B, width, h, w), h = H / patch, w = W / patch
         x = x.flatten(2).transpose(1, 2)  # (B, h w, width), row by row
-        if self.class_token is not None:
-            x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)  # (B, 1 + h w, width)
-        x = self.blocks(self.dropout(x + self.position_embedding))
-        y = self.mean_norm(x.mean(1)) if self.class_token is None else self.norm(x[:, 0])  # (B, width)
-        return self.classifier(y)
+        tokens = [self.get_parameter(name).expand(len(x), -1, -1) for name in self.tokens]
+        return self.blocks(self.dropout(torch.cat([*tokens, x], 1) + self.position_embedding))
 
     @property
     def explained_layer(self) -> str:
@@ -116,7 +122,7 @@ class ViT(Classifier):
         return f"blocks.{self.spec.depth - 1}.norm1"
 
     def as_map(self, activation: Tensor) -> Tensor:
-        """Tokens (B, 1 + h w, C) or (B, h w, C) -> (B, C, h, w), the class token left out."""
+        """Tokens (B, 1 + h w, C) or (B, h w, C) -> (B, C, h, w), those left out that are no patches."""
         height, width = self.spec.grid
         if activation.ndim != 3 or activation.shape[1] not in (height * width, self.position_embedding.shape[1]):
             return super().as_map(activation)
@@ -126,7 +132,7 @@ class ViT(Classifier):
         positions, kernel = weights.get("position_embedding"), weights.get("patch_embedding.weight")
         if positions is None or positions.ndim != 3 or kernel is None:
             return None
-        count = positions.shape[1] - ("class_token" in weights)
+        count = positions.shape[1] - sum(name in weights for name in self.token_names)
         (height, width), side = self.spec.grid, isqrt(max(0, count))
         if kernel.shape != self.patch_embedding.weight.shape or count == height * width or side * side != count:
             return None
@@ -137,6 +143,7 @@ class ViT(Classifier):
 
 
 HALVES = Preprocess(crop=0.9, mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bicubic")
+DEIT = Preprocess(crop=224 / 248, interpolation="bicubic")
 # Table 3 of the paper for ImageNet, with the rate of its batches of 4096 brought down to ours by the square root.
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.3, "clip": 1.0, "warmup": 0.5}
 RECIPE |= {"crop_scale": (0.08, 1.0), "flip": True, "label_smoothing": 0.1}
@@ -154,6 +161,9 @@ VARIANTS = {
     "vit_t_16": VIT_T_16,
     "vit_s_16": VIT_S_16,
     "vit_s_32": replace(VIT_S_16, patch=32),
+    "deit_tiny_patch16_224": replace(VIT_T_16, preprocess=DEIT),
+    "deit_small_patch16_224": replace(VIT_S_16, preprocess=DEIT),
+    "deit_base_patch16_224": replace(VIT_B_16, preprocess=DEIT),
     "vit_nano": ViTSpec(
         DIGITS,
         Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),

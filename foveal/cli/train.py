@@ -130,11 +130,13 @@ def _training_settings(name: str | None, helping: bool) -> Any:
     resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):
         kind, value = hints[entry.name], getattr(resolved, entry.name)
+        if holds_systems(kind):
+            kind = str  # what stands for a system on the command line
         if kind is bool:
             value = bool(value)  # a flag, which is off where it does not apply
         kind = kind if value is not None else kind | None
         if fits and helping and entry.name not in OF_A_FIT:  # elsewhere it is told why it has no effect
-            kind = Annotated[kind, tyro.conf.Suppress]  # type: ignore[valid-type]
+            kind = Annotated[kind, tyro.conf.Suppress]
         rows.append((entry.name, kind, field(default=value)))
     return _extend(TrainConfig, rows)()
 

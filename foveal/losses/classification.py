@@ -3,12 +3,23 @@
 A target row is one-hot for a plain label; smoothing, mixing and class weights make others. Each loss is linear in it.
 """
 
+import torch
 from torch import Tensor
 
 
 def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     """Softmax cross-entropy, mean over the batch: -sum_j t_j log(exp(s_j) / sum_k exp(s_k))."""
     return -(target * scores.log_softmax(1)).sum(1).mean()
+
+
+def kl_divergence(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+    """T^2 KL(p || q), mean over the batch: p = softmax(teacher / T), q = softmax(scores / T), of scores (B, C).
+
+    Hinton, Vinyals and Dean 2015, arXiv:1503.02531: a high temperature T lets the classes speak that are improbable,
+    and T^2 keeps the size of the gradient. A teacher that rules a class out may give it -inf.
+    """
+    p, log_q = (teacher / temperature).softmax(1), (scores / temperature).log_softmax(1)
+    return -(temperature**2) * (torch.special.entr(p) + p * log_q).sum(1).mean()
 
 
 def hinge(scores: Tensor, target: Tensor, margin: float = 1.0) -> Tensor:

@@ -6,6 +6,7 @@ arXiv:1906.01787), where the 2017 paper has it after the sum: deep stacks then l
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -19,19 +20,19 @@ def attend(
 ) -> Tensor:
     """softmax(scale q k^T + bias) v for each of `heads` slices of d = width / heads channels, side by side.
 
-    q:     (B, T, width), what is asked for.
-    k, v:  (B, S, width), where it is found, and what is found there.
-    bias:  anything that broadcasts to (B, heads, T, S); -inf where a query must not look.
+    q:     (..., T, width), what is asked for; there may be several axes before the tokens.
+    k, v:  (..., S, width), where it is found, and what is found there.
+    bias:  anything that broadcasts to (..., heads, T, S); -inf where a query must not look.
     scale: default 1 / sqrt(d).
 
-    Returns (B, T, width).
+    Returns (..., T, width).
     """
-    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, T or S, d)
-    return scaled_dot_product_attention(q, k, v, bias, scale=scale).transpose(1, 2).flatten(2)
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (q, k, v))  # (..., heads, T or S, d)
+    return scaled_dot_product_attention(q, k, v, bias, scale=scale).transpose(-3, -2).flatten(-2)
 
 
 class SelfAttention(nn.Module):
-    """y = attend(x W_q, x W_k, x W_v) W_o, each matrix with a bias. (B, T, width) -> (B, T, width).
+    """y = attend(x W_q, x W_k, x W_v) W_o, each matrix with a bias. (..., T, width) -> (..., T, width).
 
     qkv: the first three as one matrix, whose outputs are those of q, k and v in this order.
 
@@ -51,7 +52,7 @@ class SelfAttention(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, 2)
+        q, k, v = self.qkv(x).chunk(3, -1)
         return self.out(attend(q, k, v, self.heads, bias))
 
 
@@ -68,12 +69,13 @@ def mlp(width: int, hidden: int, dropout: float = 0.0) -> nn.Sequential:
 
 
 class EncoderBlock(nn.Module):
-    """x' = x + attention(norm1(x)), y = x' + mlp(norm2(x')). (B, T, width) -> (B, T, width).
+    """x' = x + attention(norm1(x)), y = x' + mlp(norm2(x')). (B, T, width) -> (B, T, width), or what `attention` takes.
 
     hidden:           width in the middle of the mlp.
     dropout:          probability, after each matrix but those of q, k and v.
     stochastic_depth: drop probability of each of the two branches.
     eps:              added to the variance in the norms.
+    attention:        makes the attention from the width and the number of heads.
     """
 
     def __init__(
@@ -85,10 +87,11 @@ class EncoderBlock(nn.Module):
         dropout: float = 0.0,
         stochastic_depth: float = 0.0,
         eps: float = 1e-6,
+        attention: Callable[[int, int], nn.Module] = SelfAttention,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps)
-        self.attention = SelfAttention(width, heads)
+        self.attention = attention(width, heads)
         self.dropout = nn.Dropout(dropout)
         self.norm2 = nn.LayerNorm(width, eps)
         self.mlp = mlp(width, hidden, dropout)

@@ -21,6 +21,7 @@ from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import System
 from foveal.train.config import TrainConfig
+from foveal.train.teacher import Teacher
 
 
 def sample_pipeline(config: TrainConfig, system: System) -> Pipeline:
@@ -45,13 +46,14 @@ def sample_pipeline(config: TrainConfig, system: System) -> Pipeline:
 
 
 class BatchAugment:
-    """What is done to whole batches, on the device: mixing, smoothing, class weights, in this order."""
+    """What is done to whole batches, on the device: mixing, a teacher, smoothing, class weights, in this order."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, teacher: Teacher | None = None) -> None:
         classes = len(dataset.labels)
         mixing = [kind(alpha, classes) for kind, alpha in ((MixUp, config.mixup), (CutMix, config.cutmix)) if alpha]
         self.mixing: list[Any] = mixing
-        self.targets: list[Any] = []
+        self.teacher = teacher
+        self.targets: list[Any] = [] if teacher is None else [teacher]
         if config.label_smoothing:
             self.targets.append(LabelSmoothing(config.label_smoothing, classes))
         if config.class_weights == "balanced":

@@ -7,9 +7,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from os import PathLike
 from typing import Any, Literal
 
 from foveal.errors import InputError, nearest
+from foveal.system import System
 
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
@@ -86,6 +88,15 @@ class TrainConfig:
     class_weights: Literal["none", "balanced"] = UNSET
     """balanced: rare classes weigh more, so that each class has the same say."""
 
+    teacher: str | PathLike[str] | System | None = None
+    """A trained classifier to learn from besides the labels: a run, a checkpoint, or a name with packaged weights."""
+    distill: Literal["soft", "hard"] = UNSET
+    """What is learned from the teacher: soft, all its probabilities; hard, its answer alone."""
+    temperature: float = UNSET
+    """Of soft: what scores are divided by, so that improbable classes are heard."""
+    distill_weight: float = UNSET
+    """Of the teacher in the loss; the labels have the rest."""
+
     crop_scale: tuple[float, float] | None = UNSET
     """Random resized crop: smallest and largest share of the area."""
     shift: float = UNSET
@@ -161,6 +172,11 @@ OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
     "adamw": {"lr": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.01},
     "lbfgs": {"lr": 1.0},
 }
+TEACHER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "soft": {"distill": "soft", "distill_weight": 0.5, "temperature": 3.0},
+    "hard": {"distill": "hard", "distill_weight": 0.5},
+    "no teacher": {},
+}
 SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
 EXECUTION = frozenset({"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "quiet"})
@@ -186,7 +202,9 @@ def resolve(
             raise InputError(f"unknown {name} {user[name]!r}{nearest(str(user[name]), choices)}")
     optimizer = user.get("optimizer", recipe.get("optimizer", DEFAULTS["optimizer"]))
     schedule = user.get("schedule", recipe.get("schedule", DEFAULTS["schedule"]))
-    for chosen, table in ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS)):
+    way = user.get("distill", recipe.get("distill", "soft")) if config.teacher is not None else "no teacher"
+    choices = ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS), (way, TEACHER_DEFAULTS))
+    for chosen, table in choices:
         useless = [name for name in user for t in table.values() if name in t and name not in table.get(chosen, {})]
         if useless:
             raise InputError(
@@ -198,6 +216,7 @@ def resolve(
             raise InputError(f"{useless[0]} has no effect: {owner} is fitted by a rule of its own")
         recipe = {**recipe, "epochs": 1}
     tables = {**DEFAULTS, **OPTIMIZER_DEFAULTS[optimizer], **SCHEDULE_DEFAULTS.get(schedule, {})}
+    tables |= TEACHER_DEFAULTS[way]
     # A recipe is tuned for its own optimizer: with another one, its rates mean nothing.
     foreign = {name for table in OPTIMIZER_DEFAULTS.values() for name in table}
     keep = optimizer == recipe.get("optimizer", DEFAULTS["optimizer"])
@@ -243,7 +262,7 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
 
     for name in ("epochs", "batch_size", "accumulate", "patience", "keep"):
         number(name, 1)
-    for name in ("lr", "clip", "save_minutes"):
+    for name in ("lr", "clip", "save_minutes", "temperature"):
         number(name, 0, above=True)
     for name in ("weight_decay", "warmup", "l1", "l2", "jitter", "mixup", "cutmix", "workers"):
         number(name, 0)
@@ -252,7 +271,7 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
     for name in ("shift", "cutout"):
         number(name, 0, 1)
     number("seed", 0, 2**64, below=True)
-    for name in ("crop_scale", "layer_decay"):
+    for name in ("crop_scale", "layer_decay", "distill_weight"):
         number(name, 0, 1, above=True)
     contradictions = {
         "nesterov needs a momentum above 0": config.nesterov and not config.momentum,
@@ -286,6 +305,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": tuple(OPTIMIZER_DEFAULTS),
     "schedule": Schedule.__args__,  # type: ignore[attr-defined]
     "class_weights": ("none", "balanced"),
+    "distill": ("soft", "hard"),
     "precision": ("float32", "bfloat16", "float16", "auto"),
     "nonfinite": ("stop", "skip", "rollback"),
     "track": ("none", "tensorboard"),

@@ -27,6 +27,7 @@ from foveal.train.screen import Meter, Screen
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
 from foveal.train.stopping import StopRequests, stop_requests
+from foveal.train.teacher import find_teacher
 from foveal.train.track import tracker
 
 
@@ -46,14 +47,15 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     with joined() as ranks, frozen(system, config.freeze):
         check_processes(system, config, ranks)
         config = ranks.speaking(config)
-        torch.manual_seed(ranks.seed(config.seed))
         device = ranks.own(find_device(config.device))
+        teacher = find_teacher(config, system, device)
+        torch.manual_seed(ranks.seed(config.seed))
         loader = training_loader(system, train_set, config, ranks)
         val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers, ranks) if val_set else None
-        augment = BatchAugment(config, train_set)
+        augment = BatchAugment(config, train_set, teacher)
         steps = math.ceil(len(loader) / config.accumulate)
         state = State(system, config, schedule(config, steps), ranks, device)
-        run = Run.open(system, dataset, config, origins, ranks, device)
+        run = Run.open(system, dataset, config, origins, ranks, device, teacher)
         learn = fit if fits else descend
 
         tracking = tracker(config.track, run.directory)

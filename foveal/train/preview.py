@@ -2,7 +2,9 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
         lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
     if absent := loader.dataset.absent_classes():
         lines.append(f"no training image shows {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}")
+    if augment.teacher:
+        way = config.distill if config.distill == "hard" else f"{config.distill}, temperature {config.temperature:g}"
+        lines.append(f"taught by {augment.teacher.said} ({way}), with {config.distill_weight:g} of the loss")
     if system.started_from:
         lines.append(f"from the weights of {system.started_from}")
     first = next(loader.epoch(), None)
@@ -41,8 +46,11 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
 
     def measure(plan: Plan) -> float:
         state.follow(plan)
-        batch = augment(plan.batch(first, system.device), np.random.default_rng(config.seed))
+        rng = np.random.default_rng(config.seed)
+        batch = augment(plan.batch(first, system.device), rng)
         seconds = measure_step(state, [batch] * config.accumulate)
+        if augment.teacher:  # who is asked anew for each batch
+            seconds += config.accumulate * timed(partial(augment.teacher, batch, rng), system.device)
         return state.ranks.once(lambda: seconds)  # all processes choose by the same times
 
     steps = config.epochs * math.ceil(len(loader) / config.accumulate)
@@ -70,6 +78,15 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
     return lines
 
 
+def timed(function: Callable[[], Any], device: torch.device) -> float:
+    """Seconds that a function takes, with what it leaves for the device to do."""
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
 def measure_step(state: State, batches: Sequence[Batch]) -> float:
     """Seconds of one step, from a few that are then undone."""
     system = state.system
@@ -80,11 +97,7 @@ def measure_step(state: State, batches: Sequence[Batch]) -> float:
     times = []
     try:
         for _ in range(TIMED_STEPS + 1):  # the first one warms up
-            started = time.perf_counter()
-            step(state, batches)
-            if system.device.type == "cuda":
-                torch.cuda.synchronize(system.device)
-            times.append(time.perf_counter() - started)
+            times.append(timed(partial(step, state, batches), system.device))
     finally:
         system.zero_grad()
         system.load_state_dict(weights)

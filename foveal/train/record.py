@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import EXECUTION, TrainConfig
+from foveal.train.teacher import Teacher
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -53,6 +54,7 @@ def new_record(
     origins: Mapping[str, str],
     processes: int,
     device: torch.device,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """What a run is before its first step."""
     described = checkpoint.describe(system)
@@ -65,7 +67,8 @@ def new_record(
         "started_from": system.started_from,
         "variant": described["variant"],
         "preprocess": described["preprocess"],
-        "config": asdict(config),
+        "teacher": teacher and teacher.record,
+        "config": asdict(replace(config, teacher=teacher.said if teacher else None)),
         "origins": dict(origins),
         "processes": processes,
         "environment": environment(device),
@@ -126,10 +129,14 @@ def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     # Each has random numbers of its own, and batch normalisation sees one process's share of a batch.
     if (before := old.get("processes", 1)) != (now := new["processes"]):
         raise InputError(f"{directory} cannot go on with {now} processes: it runs with {before}, see torchrun")
+    taught = [record.get("teacher") for record in (old, new)]
+    if taught[0] != taught[1]:
+        before, now = (teacher and f"{teacher['name']} with the weights {teacher['digest'][:12]}" for teacher in taught)
+        raise InputError(f"{directory} cannot go on with the teacher {now}: it runs with {before}")
     for part in ("variant", "preprocess", "config"):
         for name in {**new[part], **old[part]}:
             before, now = old[part].get(name), new[part].get(name)
-            if before != now and name not in EXECUTION:
+            if before != now and name not in EXECUTION and name != "teacher":  # which may have moved
                 shown = "image_size" if (part, name) == ("preprocess", "size") else name
                 raise InputError(f"{directory} cannot go on with {shown} {_said(now)}: it runs with {_said(before)}")
 

@@ -35,6 +35,7 @@ from foveal.train.record import (
 from foveal.train.state import State
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
+from foveal.train.teacher import Teacher
 
 MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
 # In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
@@ -70,13 +71,14 @@ class Run:
         origins: Mapping[str, str],
         ranks: Ranks = ALONE,
         device: torch.device | None = None,
+        teacher: Teacher | None = None,
     ) -> "Run":
         """A new run, or the one to resume, whose directory is kept from other processes; `begin` writes to it.
 
         Raises InputError where it would overwrite or mix up runs.
         """
         run = cls(Path(config.out or ""), system, {}, ranks)
-        record = new_record(system, dataset, config, origins, ranks.size, device or system.device)
+        record = new_record(system, dataset, config, origins, ranks.size, device or system.device, teacher)
         run.directory, run.record = ranks.once(partial(run._claim, dataset, config, record))
         if not run.directory.is_dir():
             raise InputError(f"there is no {run.directory} on this machine: set out to where all machines can read it")

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.system import System
-from foveal.weights import efficientnet_pytorch, timm, torchvision
+from foveal.weights import efficientnet_pytorch, microsoft, timm, torchvision
 
 Converter = Callable[[System, Mapping[str, Tensor]], dict[str, Tensor] | None]
 
 PUBLISHERS: dict[str, Converter] = {
     "torchvision": torchvision.convert,
     "timm": timm.convert,
+    "microsoft": microsoft.convert,
     "efficientnet_pytorch": efficientnet_pytorch.convert,
 }
 WRAPPINGS = ("model", "state_dict", "model_state_dict")

@@ -23,6 +23,12 @@ class Rule(NamedTuple):
     change: Callable[[Tensor], Tensor] | None = None
 
 
+def matrix(weight: Tensor) -> Tensor:
+    """The (C, D, h, w) of a convolution that is as large as its map, or steps by its size, as a linear layer's
+    (C, D h w)."""
+    return weight.flatten(1) if weight.dim() == 4 else weight
+
+
 # A family's rules, or what makes those of one system, where names depend on how many blocks it has and of what.
 Table = Sequence[Rule] | Callable[[Any], Sequence[Rule]]
 

@@ -1,19 +1,14 @@
 """Names in timm's checkpoints, by family, where they are not torchvision's, as those of its ResNet and DenseNet are."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from foveal.system import System
-from foveal.weights.rules import Rule, Table, rename
+from foveal.weights.rules import Rule, Table, matrix, rename
 from foveal.weights.torchvision import vgg_features
-
-
-def matrix(weight: Tensor) -> Tensor:
-    """The (C, D, h, w) of a convolution that is as large as its map as a linear layer's (C, D h w)."""
-    return weight.flatten(1) if weight.dim() == 4 else weight
-
 
 BLOCK = r"stages\.(\d+)\.blocks\.(\d+)\."
 
@@ -70,6 +65,37 @@ VIT = (
     Rule(r"norm\.", "norm."),
     Rule(r"fc_norm\.", "mean_norm."),
     Rule(r"head\.", "classifier."),
+    Rule(r"dist_token$", "distillation_token"),
+    Rule(r"head_dist\.", "distillation_classifier."),
+)
+
+
+SWIN_BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
+
+
+def swin_block(ours: str) -> Callable[[re.Match[str]], str]:
+    """For names that begin with SWIN_BLOCK, whose stages count from 0."""
+    return lambda name: f"stage{int(name[1]) + 1}.{name[2]}.{ours}"
+
+
+SWIN_BLOCKS = (
+    Rule(r"patch_embed\.proj\.weight$", "stem.linear.weight", matrix),
+    Rule(r"patch_embed\.proj\.", "stem.linear."),
+    Rule(r"patch_embed\.norm\.", "stem.norm."),
+    # Constants that older files have beside the weights.
+    Rule(SWIN_BLOCK + r"(attn\.relative_position_index|attn_mask)$", None),
+    Rule(SWIN_BLOCK + r"attn\.relative_position_bias_table$", swin_block("attention.table")),
+    Rule(SWIN_BLOCK + r"attn\.qkv\.", swin_block("attention.inside.qkv.")),
+    Rule(SWIN_BLOCK + r"attn\.proj\.", swin_block("attention.inside.out.")),
+    Rule(SWIN_BLOCK, swin_block("")),
+    Rule(r"norm\.", "norm."),
+)
+
+# A merging is counted with the stage that follows it.
+SWIN = (
+    *SWIN_BLOCKS,
+    Rule(r"layers\.(\d+)\.downsample\.", r"merge\1."),
+    Rule(r"head\.fc\.", "classifier."),
 )
 
 MIXER = (
@@ -118,6 +144,7 @@ FAMILIES: dict[str, Table] = {
     "ResNet": RESNET,
     "MobileNet": mobilenet,
     "SENet": senet,
+    "Swin": SWIN,
     "ViT": VIT,
     "Mixer": MIXER,
 }

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from foveal.system import System
-from foveal.weights.rules import Rule, Table, rename
+from foveal.weights.rules import Rule, Table, matrix, rename
 
 # AlexNet's layers are counted with those that have no weights.
 ALEXNET = (
@@ -77,6 +77,31 @@ VIT = (
 )
 
 
+PART = r"features\.(\d+)\."
+
+
+def swin_block(ours: str) -> Callable[[re.Match[str]], str]:
+    """For names of blocks. Its parts are counted through: the stem, stage1, merge1, stage2, merge2 ..."""
+    return lambda name: f"stage{(int(name[1]) + 1) // 2}.{name[2]}.{ours}"
+
+
+SWIN = (
+    Rule(r"features\.0\.0\.weight$", "stem.linear.weight", matrix),
+    Rule(r"features\.0\.0\.", "stem.linear."),
+    Rule(r"features\.0\.2\.", "stem.norm."),
+    Rule(PART + r"(?=norm|reduction)", lambda name: f"merge{int(name[1]) // 2}."),
+    Rule(PART + r"(\d+)\.attn\.relative_position_index$", None),
+    Rule(PART + r"(\d+)\.attn\.relative_position_bias_table$", swin_block("attention.table")),
+    Rule(PART + r"(\d+)\.attn\.qkv\.", swin_block("attention.inside.qkv.")),
+    Rule(PART + r"(\d+)\.attn\.proj\.", swin_block("attention.inside.out.")),
+    Rule(PART + r"(\d+)\.mlp\.0\.", swin_block("mlp.fc1.")),
+    Rule(PART + r"(\d+)\.mlp\.3\.", swin_block("mlp.fc2.")),
+    Rule(PART + r"(\d+)\.(?=norm)", swin_block("")),
+    Rule(r"norm\.", "norm."),
+    Rule(r"head\.", "classifier."),
+)
+
+
 def mobilenet(system: Any) -> list[Rule]:
     """Blocks are numbered through, and so are the parts of each. In v2 the last part of a block is not one but two."""
     rules = [Rule(r"features\.0\.0\.", "stem.conv."), Rule(r"features\.0\.1\.", "stem.norm.")]
@@ -123,6 +148,7 @@ FAMILIES: dict[str, Table] = {
     "DenseNet": DENSENET,
     "ResNet": RESNET,
     "MobileNet": mobilenet,
+    "Swin": SWIN,
     "ViT": VIT,
 }
 

@@ -53,6 +53,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- What it leaves --------------------------------------------------------------------------------------------------
 
 
+def test_a_teacher(
+    works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, tmp_path: Path
+) -> None:
+    words = ("--data", shared_images, *QUICK)
+    works("train", "lenet", *words, "--out", tmp_path / "teacher")
+    taught = ("train", "linear_softmax", *words, "--teacher", tmp_path / "teacher", "--distill", "hard")
+    answer = works(*taught, "--out", tmp_path / "run")
+    assert f"taught by {tmp_path / 'teacher'} (hard), with 0.5 of the loss" in answer.err
+    said = record(tmp_path / "run")
+    assert (said["teacher"]["name"], said["config"]["teacher"]) == ("lenet", str(tmp_path / "teacher"))
+    assert (said["config"]["distill"], said["origins"]["distill"]) == ("hard", "user")
+    assert "temperature has no effect with hard" in fails(*taught, "--temperature", "2")
+    assert "distill has no effect with no teacher" in fails("train", "lenet", *words, "--distill", "soft")
+    assert "is neither a run or checkpoint nor a system" in fails(
+        "train", "lenet", *words, "--teacher", tmp_path / "none"
+    )
+
+
 @pytest.mark.parametrize("name", ["lenet", "linear_softmax", "resnet_nano"])
 def test_train(works: Callable[..., Answer], shared_images: Path, tmp_path: Path, name: str) -> None:
     run = tmp_path / "deep" / "run"

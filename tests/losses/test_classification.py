@@ -1,8 +1,9 @@
 import pytest
 import torch
+from scipy.special import rel_entr, softmax
 from sklearn.metrics import hinge_loss
 
-from foveal.losses.classification import cross_entropy, hinge, squared_error
+from foveal.losses.classification import cross_entropy, hinge, kl_divergence, squared_error
 
 SCORES = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
 INDEX = torch.arange(12) % 5
@@ -40,6 +41,35 @@ def test_losses_are_linear_in_the_target() -> None:
     for loss in (cross_entropy, hinge):
         mixed = loss(SCORES, 0.3 * ONE_HOT + 0.7 * SOFT)
         assert torch.allclose(mixed, 0.3 * loss(SCORES, ONE_HOT) + 0.7 * loss(SCORES, SOFT), rtol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 4.0])
+def test_kl_divergence_is_torchs_and_scipys(temperature: float) -> None:
+    teacher = 2 * SCORES.roll(1, 0) + SOFT
+    found = kl_divergence(SCORES, teacher, temperature)
+    p, q = (torch.distributions.Categorical(logits=scores / temperature) for scores in (teacher, SCORES))
+    assert torch.allclose(found, temperature**2 * torch.distributions.kl_divergence(p, q).mean(), rtol=1e-12)
+    p, q = (softmax(scores.numpy() / temperature, 1) for scores in (teacher, SCORES))
+    assert float(found) == pytest.approx(temperature**2 * rel_entr(p, q).sum(1).mean(), rel=1e-12)
+    assert kl_divergence(SCORES, SCORES, temperature).abs() < 1e-12
+
+
+def test_a_teacher_that_rules_a_class_out() -> None:
+    scores = SCORES.clone().requires_grad_()
+    certain = torch.full_like(SCORES, -torch.inf).scatter(1, INDEX[:, None], 0.0)
+    found = kl_divergence(scores, certain)
+    found.backward()
+    assert torch.allclose(found, torch.nn.functional.cross_entropy(SCORES, INDEX), rtol=1e-12)
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+
+
+def test_a_high_temperature_compares_the_scores_themselves() -> None:
+    """Section 2.1 of Hinton et al.: the gradient tends to (s - t) / C for scores of mean zero."""
+    scores, teacher = (x - x.mean(1, keepdim=True) for x in (SCORES, SCORES.roll(1, 0)))
+    scores.requires_grad_()
+    (12 * kl_divergence(scores, teacher, 1e4)).backward()
+    torch.testing.assert_close(scores.grad, (scores - teacher).detach() / 5, rtol=1e-3, atol=1e-3)
 
 
 def test_squared_error() -> None:

@@ -35,10 +35,11 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     the deviation (2 / fan-in) ** 0.5. Done in float32, so that the numbers pass through a file without rounding.
     """
     generator = torch.Generator().manual_seed(seed)
+    kept = module.state_dict().keys()
     with torch.no_grad():
         for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if not tensor.is_floating_point() or name.startswith("pixel_"):
-                continue  # counters, and the constants of a System's own normalisation
+            if not tensor.is_floating_point() or name not in kept:
+                continue  # counters, and constants such as those of a System's own normalisation
             if name.endswith("running_var"):
                 tensor.uniform_(0.5, 1.5, generator=generator)
             elif tensor.dim() == 1 and name.endswith("weight"):

@@ -285,3 +285,19 @@ def wait_for(happened: Any, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+def test_a_teacher_speaks_in_each_process(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    teacher = foveal.create("resnet_nano")
+    path = tmp_path / "teacher.safetensors"
+    checkpoint.save(path, checkpoint.describe(teacher), teacher.state_dict())
+    settings = {**EASY, "epochs": 1, "teacher": str(path), "distill": "soft", "distill_weight": 0.7}
+    code, complaints = run_all(tmp_path, "plan", {"two": {"system": "lenet", "settings": settings}})
+    assert code == 0, complaints
+    config = foveal.TrainConfig(out=str(tmp_path / "one"), quiet=True, **settings)
+    one = foveal.train(worker.build("lenet", {}), worker.load("digits", "lenet"), config)
+    (epoch,) = history(tmp_path / "two")
+    assert epoch["train"].keys() == {"class", "distill", "loss"}
+    for name, value in one.history[0]["train"].items():
+        assert epoch["train"][name] == pytest.approx(value, rel=1e-4), name

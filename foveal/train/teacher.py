@@ -1,0 +1,81 @@
+"""A teacher: a trained classifier whose answers another one learns besides the labels.
+
+It sees the very images that its student sees, after all augmentation and mixing: the whole of each, brought to the
+teacher's own size, aspect ratio lost, and normalised as the teacher was trained. What it says travels with the targets.
+"""
+
+import copy
+import hashlib
+from dataclasses import replace
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+import torch
+
+from foveal.catalog import trained
+from foveal.classify.classifier import Classifier, Scorer, Teaching
+from foveal.errors import InputError
+from foveal.structures import Batch
+from foveal.system import System, shown
+from foveal.train.config import TrainConfig
+
+
+class Teacher:
+    """A transform of batches: gives each target the teacher's scores of its image.
+
+    system: the teacher, in evaluation mode.
+    said:   what it is called in the settings of a run.
+
+    Raises InputError where the two are not classifiers, or the teacher does not know all classes of the student.
+    """
+
+    def __init__(self, system: System, student: System, said: str, device: torch.device) -> None:
+        if not isinstance(system, Scorer):
+            raise InputError(f"{said} cannot teach: it is a system to {system.task}, not to classify")
+        if not isinstance(student, Classifier):
+            raise InputError(f"teacher has no effect on {student.name or type(student).__name__}: it learns otherwise")
+        if unknown := [label for label in student.labels if label not in system.labels]:
+            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+            raise InputError(f"the teacher {said} does not know {', '.join(unknown[:5])}{more}")
+        self.said = said
+        self.record = {"name": system.name, "digest": digest(system)}
+        self.system = system.to(device).eval().requires_grad_(False)
+        self.columns = torch.tensor([system.labels.index(label) for label in student.labels], device=device)
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        scores = self.system(shown(batch.images, self.system))[:, self.columns]  # (B, C)
+        targets = zip(batch.targets, scores, strict=True)
+        return replace(batch, targets=tuple(replace(target, teacher=row) for target, row in targets))
+
+
+def find_teacher(config: TrainConfig, student: System, device: torch.device) -> Teacher | None:
+    """The teacher that the settings name, if they do, and the student told how to learn from it. Raises InputError."""
+    if config.teacher is None:
+        return None
+    teacher = Teacher(_system(config.teacher), student, said(config.teacher), device)
+    assert isinstance(student, Classifier)
+    kept = {"temperature": config.temperature} if config.distill == "soft" else {}
+    student.teaching = Teaching(config.distill, weight=config.distill_weight, **kept)
+    return teacher
+
+
+def said(teacher: str | PathLike[str] | System) -> str:
+    """A teacher in words: where it is, or what."""
+    return teacher.name or type(teacher).__name__ if isinstance(teacher, System) else fspath(teacher)
+
+
+def _system(teacher: str | PathLike[str] | System) -> Any:
+    if isinstance(teacher, System):
+        return copy.deepcopy(teacher)  # which may be the student itself
+    return trained(teacher)
+
+
+def digest(system: System) -> str:
+    """A fingerprint of what a system answers: its weights, class names and preprocessing."""
+    sum = hashlib.sha256(repr((system.labels, system.preprocess)).encode())
+    for name, value in sorted(system.state_dict().items()):
+        sum.update(name.encode())
+        sum.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sum.hexdigest()
