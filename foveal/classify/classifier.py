@@ -1,15 +1,38 @@
 """What all classifiers share: class scores in, a loss, a label and an explainable score out."""
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError, nearest
-from foveal.losses.classification import cross_entropy
+from foveal.losses.classification import cross_entropy, hinge, logistic, squared_error
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System
+
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+CRITERIA: dict[str, Criterion] = {
+    "cross_entropy": cross_entropy,
+    "logistic": logistic,
+    "hinge": hinge,
+    "squared_error": squared_error,
+}
+
+
+@dataclass(frozen=True)
+class ClassifierSpec(Spec):
+    """
+    criterion: what is minimised: softmax cross-entropy, a logistic loss for each class, the hinge loss of support
+               vector machines, or the squared distance from a one for the class and zeros for the others.
+    """
+
+    criterion: Literal["cross_entropy", "logistic", "hinge", "squared_error"] = field(
+        default="cross_entropy", kw_only=True
+    )
 
 
 class Scorer(System):
@@ -50,12 +73,14 @@ class Scorer(System):
 class Classifier(Scorer):
     """A scorer that learns by the gradient of a loss of its scores.
 
-    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
+    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py; default
+               the one that the spec names, and cross-entropy for a spec that says nothing of it.
     """
 
-    def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
+    def __init__(self, spec: Spec, criterion: Criterion | None = None) -> None:
         super().__init__(spec)
-        self.criterion = criterion
+        named = spec.criterion if isinstance(spec, ClassifierSpec) else "cross_entropy"
+        self.criterion = criterion or CRITERIA[named]
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
         return self.losses(self.heads(batch.images), batch)

@@ -14,14 +14,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS
 from foveal.errors import InputError
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class LeNetSpec(Spec):
+class LeNetSpec(ClassifierSpec):
     """subsampling: "average", or the paper's "trainable"."""
 
     subsampling: Literal["average", "trainable"] = "average"

@@ -22,15 +22,15 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from foveal.classify.classifier import Classifier, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class ResNetSpec(Spec):
+class ResNetSpec(ClassifierSpec):
     """
     block:              "basic" or "bottleneck".
     depths:             number of blocks in each stage; each stage after the first halves the size of the maps.

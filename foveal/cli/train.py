@@ -130,7 +130,9 @@ def _training_settings(name: str | None) -> Any:
 def _own_settings(name: str) -> Any:
     """A dataclass of the settings in this variant's Spec, each of a simple type, with their defaults."""
     spec = variant(name)
-    hints, texts = get_type_hints(type(spec)), _field_texts(type(spec).__doc__ or "")
+    hints, texts = get_type_hints(type(spec)), dict[str, str]()
+    for base in reversed(type(spec).__mro__):
+        texts |= _field_texts(base.__dict__.get("__doc__") or "")
     height, width = spec.preprocess.size
     size: Any = height if height == width else (height, width)
     rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), "Pixels, or height and width.")]
