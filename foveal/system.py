@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from foveal.errors import InputError
+from foveal.nn.init import Init, initialise
 from foveal.structures import Batch, Target, to_float
 
 
@@ -193,6 +194,10 @@ class System(nn.Module):
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
         return {}
+
+    def initialise(self, how: Init) -> None:
+        """Begin with other weights, by a rule of nn/init.py; what a family wants to be zero at the start stays so."""
+        initialise(self, how)
 
     def can(self, verb: str) -> bool:
         """Whether this system has its own `loss`, `fit`, `decode`, `score` or `sample`."""

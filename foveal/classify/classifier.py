@@ -12,7 +12,6 @@ from foveal.losses.classification import cross_entropy, hinge, logistic, squared
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System
 
-
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 CRITERIA: dict[str, Criterion] = {

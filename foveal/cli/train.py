@@ -129,6 +129,8 @@ def _training_settings(name: str | None) -> Any:
 
 def _own_settings(name: str) -> Any:
     """A dataclass of the settings in this variant's Spec, each of a simple type, with their defaults."""
+    from foveal.nn.init import Init
+
     spec = variant(name)
     hints, texts = get_type_hints(type(spec)), dict[str, str]()
     for base in reversed(type(spec).__mro__):
@@ -139,6 +141,8 @@ def _own_settings(name: str) -> Any:
     for setting in settable(spec):
         if setting not in ("image_size", "preprocess"):
             rows.append((setting, hints[setting], field(default=getattr(spec, setting)), texts.get(setting, "")))
+    begin = "How weights begin, where not by the rule of this system."
+    rows.append(("init", Init | None, field(default=None), begin))
     described = [(setting, Annotated[kind, tyro.conf.arg(help=text)], value) for setting, kind, value, text in rows]
     return make_dataclass(name, described, frozen=True)()
 

@@ -85,7 +85,8 @@ def test_losses_are_linear_in_the_target() -> None:
 def test_squared_error() -> None:
     assert torch.allclose(squared_error(SCORES, ONE_HOT), torch.nn.functional.mse_loss(SCORES, ONE_HOT) * 5, rtol=1e-12)
     by_hand = sum(
-        sum((s - (j == y)) ** 2 for j, s in enumerate(row)) for row, y in zip(SCORES.tolist(), INDEX.tolist(), strict=True)
+        sum((s - (j == y)) ** 2 for j, s in enumerate(row))
+        for row, y in zip(SCORES.tolist(), INDEX.tolist(), strict=True)
     )
     assert float(squared_error(SCORES, ONE_HOT)) == pytest.approx(by_hand / len(SCORES), rel=1e-12)
 
