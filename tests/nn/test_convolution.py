@@ -8,7 +8,7 @@ import foveal
 
 
 def by_loops(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """y_o(i, j) = b_o + sum over the channels c of o's group and over k, l of w_o,c(k, l) x_c(s i + d k - p, s j + d l - p)
+    """y_o(i, j) = b_o + sum of w_o,c(k, m) x_c(s i + d k - p, s j + d m - p) over the channels c of o's group, k and m
 
     This is a cross-correlation: the kernel is not turned around.
     """
@@ -25,10 +25,10 @@ def by_loops(x: Tensor, layer: nn.Conv2d) -> Tensor:
                 total = torch.zeros(count, dtype=x.dtype) if layer.bias is None else layer.bias[o].expand(count)
                 for c in range(inputs):
                     for k in range(kernel):
-                        for l in range(kernel):
-                            row, column = stride * i + dilation * k - padding, stride * j + dilation * l - padding
+                        for m in range(kernel):
+                            row, column = stride * i + dilation * k - padding, stride * j + dilation * m - padding
                             if 0 <= row < height and 0 <= column < width:
-                                total = total + layer.weight[o, c, k, l] * x[:, o // outputs * inputs + c, row, column]
+                                total = total + layer.weight[o, c, k, m] * x[:, o // outputs * inputs + c, row, column]
                 y[:, o, i, j] = total
     return y
 

@@ -1,4 +1,4 @@
-"""Each norm against its formula in loops: which numbers its mean and variance are of, and what is kept for evaluation."""
+"""Each norm against its formula in loops: which numbers its mean and variance are of, and what is kept."""
 
 import pytest
 import torch
@@ -111,7 +111,9 @@ def test_number_of_groups(channels: int, expected: int) -> None:
 
 
 @pytest.mark.parametrize("kind", NORMS)
-@pytest.mark.parametrize(("name", "fields"), [("resnet_nano", {}), ("resnet_nano", {"preactivation": True}), ("senet_nano", {})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "fields"), [("resnet_nano", {}), ("resnet_nano", {"preactivation": True}), ("senet_nano", {})]
+)
 def test_a_system_has_the_one_that_is_asked_for_everywhere(name: str, fields: dict[str, bool], kind: str) -> None:
     system = foveal.create(name, norm=kind, **fields)
     found = [module for path, module in system.named_modules() if path.rpartition(".")[2].startswith("norm")]
