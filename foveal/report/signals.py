@@ -1,5 +1,7 @@
 """What a report says of activations and gradients by depth: those of the run's weights beside those of a start."""
 
+from math import isfinite
+
 import torch
 
 from foveal.catalog import create
@@ -29,7 +31,9 @@ def section(system: System, view: Dataset, seed: int, workers: int | None) -> Ht
             torch.manual_seed(seed)
             start = create(system.name, labels=system.labels, **system.variant).to(system.device)
         states = {"untrained": signals(start, batch), **states}
-    finite = all(torch.isfinite(torch.tensor([[s.std, s.gradient_std] for s in state])).all() for state in states.values())
+    finite = all(
+        torch.isfinite(torch.tensor([[s.std, s.gradient_std] for s in state])).all() for state in states.values()
+    )
     told = (
         f"Standard deviations of what each layer with weights gives to {len(batch)} images, and of the gradient of the "
         "loss with respect to it, as in training. Where they fade or grow from layer to layer, early layers learn "

@@ -64,7 +64,7 @@ def test_named_layers() -> None:
     found = signals(system, batch_for(system), ["stage3.0.relu", "stem.relu"])
     assert [signal.layer for signal in found] == ["stem.relu", "stage3.0.relu"]
     assert 0.2 < found[0].zeros < 0.8
-    with pytest.raises(InputError, match="no module 'stem.rely'"):
+    with pytest.raises(InputError, match=r"no module 'stem\.rely'"):
         signals(system, batch_for(system), ["stem.rely"])
 
 

@@ -122,3 +122,24 @@ def test_stacked_small_convolutions_are_one_large_convolution() -> None:
     kernel = second(first(point)).flip(2, 3)
     assert kernel.shape[2:] == (5, 5)
     torch.testing.assert_close(second(first(x)), nn.functional.conv2d(x, kernel), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (3, 1)])
+def test_pooling_by_its_formula(kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 7, 8, dtype=torch.float64, requires_grad=True)
+    rows, columns = ((side - kernel) // stride + 1 for side in (7, 8))
+    largest, mean = torch.zeros(2, 2, 3, rows, columns, dtype=torch.float64)
+    gradient = torch.zeros_like(x)
+    for n in range(2):
+        for c in range(3):
+            for i in range(rows):
+                for j in range(columns):
+                    window = x[n, c, stride * i : stride * i + kernel, stride * j : stride * j + kernel].detach()
+                    largest[n, c, i, j], mean[n, c, i, j] = window.max(), window.sum() / kernel**2
+                    row, column = divmod(int(window.argmax()), kernel)
+                    gradient[n, c, stride * i + row, stride * j + column] += 1  # max passes it to the largest alone
+    y = nn.MaxPool2d(kernel, stride)(x)
+    torch.testing.assert_close(y, largest)
+    torch.testing.assert_close(nn.AvgPool2d(kernel, stride)(x), mean)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], gradient)
