@@ -31,9 +31,7 @@ def section(system: System, view: Dataset, seed: int, workers: int | None) -> Ht
             torch.manual_seed(seed)
             start = create(system.name, labels=system.labels, **system.variant).to(system.device)
         states = {"untrained": signals(start, batch), **states}
-    finite = all(
-        torch.isfinite(torch.tensor([[s.std, s.gradient_std] for s in state])).all() for state in states.values()
-    )
+    finite = all(isfinite(one.std) and isfinite(one.gradient_std) for found in states.values() for one in found)
     told = (
         f"Standard deviations of what each layer with weights gives to {len(batch)} images, and of the gradient of the "
         "loss with respect to it, as in training. Where they fade or grow from layer to layer, early layers learn "
