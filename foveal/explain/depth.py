@@ -43,7 +43,7 @@ def signals(system: System, batch: Batch, layers: Sequence[str] | None = None, *
 
     Measured as in training, by the statistics of this batch and with units dropped by `seed`, on a copy, so that the
     system stays as it is. Raises InputError for less than two images, of which batch norm has no statistics, and for a
-    system without a loss.
+    system without a loss or without such layers.
     """
     if len(batch) < 2:
         raise InputError(f"signals are measured as in training, on two images or more, not {len(batch)}")
@@ -59,6 +59,8 @@ def signals(system: System, batch: Batch, layers: Sequence[str] | None = None, *
         torch.manual_seed(seed)
         total = torch.stack([term.float() for term in system.loss(batch).values()]).sum()
     seen = {name: y for name, y in outputs.items() if isinstance(y, Tensor) and y.requires_grad}
+    if not seen or not total.requires_grad:
+        raise InputError(f"{system.name or type(system).__name__} has no layer with weights that its loss depends on")
     gradients = torch.autograd.grad(total, list(seen.values()), allow_unused=True)
     found = []
     for (name, y), gradient in zip(seen.items(), gradients, strict=True):

@@ -100,6 +100,10 @@ def test_what_cannot_be_measured() -> None:
     system = foveal.create("resnet_nano")
     with pytest.raises(InputError, match="two images or more, not 1"):
         signals(system, batch_for(system, 1))
+    deep = Deep()
+    deep.forward = lambda images: images.mean((2, 3))  # type: ignore[method-assign]
+    with pytest.raises(InputError, match="Deep has no layer with weights that its loss depends on"):
+        signals(deep, batch_for(deep))
     fitted = NearestMean(("a", "b"))
     with pytest.raises(InputError, match="cannot be trained by gradient"):
         signals(fitted, batch_for(fitted))
