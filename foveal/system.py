@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from foveal.errors import InputError
+from foveal.nn.init import Init, initialise
 from foveal.structures import Batch, Target, to_float
 
 
@@ -210,6 +211,12 @@ class System(nn.Module):
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """What can be seen of the learned weights: title -> (images (N, 3, H, W) in [0, 1], a caption for each)."""
         return {}
+
+    def initialise(self, how: Init) -> None:
+        """Begin with other weights, by a rule of nn/init.py; what a family wants to be zero at the start stays so."""
+        if self.can("fit"):
+            raise self._cannot("begin otherwise: it has no weights before it is fitted")
+        initialise(self, how)
 
     @classmethod
     def can(cls, verb: str) -> bool:

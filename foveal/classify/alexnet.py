@@ -21,17 +21,17 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.hidden import hidden_classifier
 from foveal.nn.init import init_for_relu
 from foveal.nn.response_norm import response_norm
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class AlexNetSpec(Spec):
+class AlexNetSpec(ClassifierSpec):
     """
     channels:      of each convolution, one a stage.
     kernels:       size of each convolution.

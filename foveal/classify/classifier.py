@@ -1,16 +1,37 @@
 """What all classifiers share: class scores in, a loss, a label and an explainable score out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError, nearest
-from foveal.losses.classification import cross_entropy, kl_divergence
+from foveal.losses.classification import cross_entropy, distillation, hinge, logistic, squared_error
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+
+CRITERIA: dict[str, Criterion] = {
+    "cross_entropy": cross_entropy,
+    "logistic": logistic,
+    "hinge": hinge,
+    "squared_error": squared_error,
+}
+
+
+@dataclass(frozen=True)
+class ClassifierSpec(Spec):
+    """
+    criterion: what is minimised: softmax cross-entropy, a logistic loss for each class, the hinge loss of support
+               vector machines, or the squared distance from a one for the class and zeros for the others.
+    """
+
+    criterion: Literal["cross_entropy", "logistic", "hinge", "squared_error"] = field(
+        default="cross_entropy", kw_only=True
+    )
 
 
 class Scorer(System):
@@ -86,7 +107,7 @@ class Teaching:
 
     way:         "soft": from all its probabilities (Hinton et al. 2015, arXiv:1503.02531); "hard": from its answer, the
                  most probable class (DeiT, Touvron et al. 2020, arXiv:2012.12877).
-    temperature: T of the soft way, see `kl_divergence`.
+    temperature: T of the soft way, see `distillation`.
     weight:      of the teacher in the loss; the labels have the rest.
     """
 
@@ -97,7 +118,7 @@ class Teaching:
     def loss(self, scores: Tensor, teacher: Tensor) -> Tensor:
         """Scores (B, C) of the student and the teacher -> scalar, not yet weighted."""
         if self.way == "soft":
-            return kl_divergence(scores, teacher, self.temperature)
+            return distillation(scores, teacher, self.temperature)
         answer = torch.nn.functional.one_hot(teacher.argmax(1), scores.shape[1])
         return cross_entropy(scores, answer.to(scores))
 
@@ -105,16 +126,18 @@ class Teaching:
 class Classifier(Scorer):
     """A scorer that learns by the gradient of a loss of its scores.
 
-    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py.
+    criterion: (scores (B, C), target weights (B, C)) -> scalar, as the functions in losses/classification.py; default
+               the one that the spec names, and cross-entropy for a spec that says nothing of it.
     taught:    the one of its heads that learns from a teacher, where there is one.
     teaching:  how it does.
     """
 
     taught: ClassVar[str] = "class"
 
-    def __init__(self, spec: Spec, criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy) -> None:
+    def __init__(self, spec: Spec, criterion: Criterion | None = None) -> None:
         super().__init__(spec)
-        self.criterion = criterion
+        named = spec.criterion if isinstance(spec, ClassifierSpec) else "cross_entropy"
+        self.criterion = criterion or CRITERIA[named]
         self.teaching = Teaching()
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class DenseNetSpec(Spec):
+class DenseNetSpec(ClassifierSpec):
     """
     depths:      number of layers in each stage.
     growth:      maps that each layer adds, k.

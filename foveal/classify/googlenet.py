@@ -25,13 +25,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.init import init_for_relu, init_scores
 from foveal.nn.response_norm import response_norm
 from foveal.structures import Batch
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 # Table 1 of the paper: channels of 1x1; of 3x3 and the 1x1 before it; of 5x5 and the 1x1 before it; after max-pooling.
 MODULES = (
@@ -49,7 +49,7 @@ WIDTH = 64  # of the first convolution in this table
 
 
 @dataclass(frozen=True)
-class GoogLeNetSpec(Spec):
+class GoogLeNetSpec(ClassifierSpec):
     """
     width:             channels of the first convolution, a multiple of 8; all others are in the paper's proportion.
     depths:            modules in stage3, stage4 and stage5, the first ones of the paper's 2, 5 and 2.

@@ -14,17 +14,26 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS
 from foveal.errors import InputError
-from foveal.system import Preprocess, Spec
+from foveal.nn.activation import ACTIVATIONS, Activation
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class LeNetSpec(Spec):
-    """subsampling: "average", or the paper's "trainable"."""
+class LeNetSpec(ClassifierSpec):
+    """
+    subsampling: "average", or the paper's "trainable".
+    activation:  the non-linearity, at the places that are named squash; the paper's is the scaled tanh.
+    """
 
     subsampling: Literal["average", "trainable"] = "average"
+    activation: Literal["scaled_tanh", Activation] = "scaled_tanh"
+
+    def squash(self, channels: int) -> nn.Module:
+        """A non-linearity for so many channels."""
+        return ScaledTanh() if self.activation == "scaled_tanh" else ACTIVATIONS[self.activation](channels)
 
 
 class ScaledTanh(nn.Module):
@@ -37,11 +46,11 @@ class ScaledTanh(nn.Module):
 class TrainableSubsampling(nn.Module):
     """Squashed a * (sum of each 2x2 square) + b, one a and b for each map."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, squash: nn.Module) -> None:
         super().__init__()
         self.gain = nn.Parameter(torch.full((channels, 1, 1), 0.25))
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
-        self.squash = ScaledTanh()
+        self.squash = squash
 
     def forward(self, x: Tensor) -> Tensor:
         return self.squash(self.gain * 4 * nn.functional.avg_pool2d(x, 2) + self.bias)
@@ -58,20 +67,21 @@ class LeNet(Classifier):
             raise InputError(f"lenet takes images of 16 pixels or more, not {spec.preprocess.size}")
 
         def subsample(channels: int) -> nn.Module:
-            return TrainableSubsampling(channels) if spec.subsampling == "trainable" else nn.AvgPool2d(2)
+            trainable = spec.subsampling == "trainable"
+            return TrainableSubsampling(channels, spec.squash(channels)) if trainable else nn.AvgPool2d(2)
 
         self.stage1 = nn.Sequential(  # (B, 1, 32, 32) -> (B, 6, 28, 28) -> (B, 6, 14, 14)
-            OrderedDict(conv=nn.Conv2d(spec.preprocess.channels, 6, 5), squash=ScaledTanh(), pool=subsample(6))
+            OrderedDict(conv=nn.Conv2d(spec.preprocess.channels, 6, 5), squash=spec.squash(6), pool=subsample(6))
         )
         self.stage2 = nn.Sequential(  # -> (B, 16, 10, 10) -> (B, 16, 5, 5)
-            OrderedDict(conv=nn.Conv2d(6, 16, 5), squash=ScaledTanh(), pool=subsample(16))
+            OrderedDict(conv=nn.Conv2d(6, 16, 5), squash=spec.squash(16), pool=subsample(16))
         )
         self.classifier = nn.Sequential(
             OrderedDict(
                 c5=nn.Linear(16 * height * width, 120),
-                squash5=ScaledTanh(),
+                squash5=spec.squash(120),
                 f6=nn.Linear(120, 84),
-                squash6=ScaledTanh(),
+                squash6=spec.squash(84),
                 output=nn.Linear(84, len(spec.labels)),
             )
         )

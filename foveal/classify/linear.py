@@ -7,29 +7,20 @@ Softmax regression (Cox 1958) reads the scores as logits; the multi-class suppor
 W is a picture: bright where ink speaks for class c, dark where it speaks against it.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, template_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, template_pictures
 from foveal.classify.labels import DIGITS
-from foveal.losses.classification import cross_entropy, hinge
-from foveal.system import Preprocess, Spec
-
-
-@dataclass(frozen=True)
-class LinearSpec(Spec):
-    """criterion: "softmax" for cross-entropy, "svm" for the hinge loss."""
-
-    criterion: Literal["softmax", "svm"] = "softmax"
+from foveal.system import Preprocess
 
 
 class Linear(Classifier):
     """Scores that are linear in the pixels."""
 
-    def __init__(self, spec: LinearSpec) -> None:
-        super().__init__(spec, {"softmax": cross_entropy, "svm": hinge}[spec.criterion])
+    def __init__(self, spec: ClassifierSpec) -> None:
+        super().__init__(spec)
         height, width = spec.preprocess.size
         self.classifier = nn.Linear(spec.preprocess.channels * height * width, len(spec.labels))
         # Zero templates are the natural start here: a linear model has no symmetry to break.
@@ -47,6 +38,6 @@ PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.
 RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.002, "momentum": 0.9, "weight_decay": 0.01}
 
 VARIANTS = {
-    "linear_softmax": LinearSpec(DIGITS, PIXELS, RECIPE),
-    "linear_svm": LinearSpec(DIGITS, PIXELS, RECIPE, criterion="svm"),
+    "linear_softmax": ClassifierSpec(DIGITS, PIXELS, RECIPE),
+    "linear_svm": ClassifierSpec(DIGITS, PIXELS, RECIPE, criterion="hinge"),
 }

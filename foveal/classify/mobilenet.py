@@ -23,13 +23,13 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.same_padding import SameConv2d
 from foveal.nn.squeeze_excitation import SqueezeExcitation
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 Activation = Literal["relu", "relu6", "hardswish"]
 ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hardswish": nn.Hardswish}
@@ -48,7 +48,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MobileNetSpec(Spec):
+class MobileNetSpec(ClassifierSpec):
     """
     rows:             of blocks: kernel, expansion, maps, number of blocks, stride of the first, whether they have
                       squeeze and excitation, activation. The expansion is a multiple of the maps that enter a block; 1

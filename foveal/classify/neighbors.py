@@ -10,7 +10,7 @@ pixels, or the `features` of any classifier that was trained before. Learning is
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from foveal.errors import InputError
 from foveal.nn.fitted import Fitted
 from foveal.ops.nearest import nearest
 from foveal.structures import Batch, Label
-from foveal.system import Spec, System, shown
+from foveal.system import Preprocess, Spec, System, shown
 
 
 @dataclass(frozen=True)
@@ -110,5 +110,8 @@ def vote(distances: Tensor, classes: Tensor, count: int, weighting: str) -> Tens
         shares.scatter_add_(1, classes[:, rank : rank + 1], weights[:, rank : rank + 1])
     return shares / shares.sum(1, keepdim=True)
 
+
+PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+RECIPE: dict[str, Any] = {}
 
 VARIANTS = {"knn": NeighborsSpec(DIGITS, PIXELS, RECIPE)}

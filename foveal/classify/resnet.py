@@ -22,15 +22,18 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from foveal.classify.classifier import Classifier, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError
+from foveal.nn.activation import ACTIVATIONS, Activation
+from foveal.nn.init import Init
+from foveal.nn.norm import NORMS, Norm
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class ResNetSpec(Spec):
+class ResNetSpec(ClassifierSpec):
     """
     block:              "basic" or "bottleneck".
     depths:             number of blocks in each stage; each stage after the first halves the size of the maps.
@@ -45,6 +48,8 @@ class ResNetSpec(Spec):
     dropout:            probability, before the classifier.
     stochastic_depth:   drop probability of the last block's branch, growing linearly from the first.
     zero_init_residual: each branch starts as zero, so that the untrained network is shallow (Goyal et al. 2017).
+    activation:         the non-linearity, at the places that are named relu.
+    norm:               what mean and variance are taken of: a batch, an image, each of its maps, or groups of them.
     """
 
     block: Literal["basic", "bottleneck"] = "basic"
@@ -59,6 +64,8 @@ class ResNetSpec(Spec):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     zero_init_residual: bool = False
+    activation: Activation = "relu"
+    norm: Norm = "batch"
 
     def __post_init__(self) -> None:
         if not self.depths or min(self.depths) < 1:
@@ -78,6 +85,14 @@ class ResNetSpec(Spec):
     def stem_width(self) -> int:
         """Channels that leave the stem."""
         return self.width
+
+    def activate(self, channels: int) -> nn.Module:
+        """A non-linearity for so many channels."""
+        return ACTIVATIONS[self.activation](channels)
+
+    def normalise(self, channels: int) -> nn.Module:
+        """A norm of so many maps."""
+        return NORMS[self.norm](channels)
 
 
 def convolution(channels: int, out: int, size: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -118,7 +133,7 @@ def shortcut(spec: ResNetSpec, channels: int, out: int, stride: int) -> nn.Modul
         return PaddedIdentity(out - channels, stride)
     layers: OrderedDict[str, nn.Module] = OrderedDict(conv=convolution(channels, out, 1, stride))
     if not spec.preactivation:
-        layers["norm"] = nn.BatchNorm2d(out)
+        layers["norm"] = spec.normalise(out)
     return nn.Sequential(layers)
 
 
@@ -130,13 +145,14 @@ class Block(nn.Module):
         convolutions = branch_convolutions(spec, channels, width, stride)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for n, conv in enumerate(convolutions, 1):
-            layers |= {f"conv{n}": conv, f"norm{n}": nn.BatchNorm2d(conv.out_channels), f"relu{n}": nn.ReLU()}
+            out = conv.out_channels
+            layers |= {f"conv{n}": conv, f"norm{n}": spec.normalise(out), f"relu{n}": spec.activate(out)}
         layers.popitem()  # the last relu comes after the sum
         self.out = convolutions[-1].out_channels
         self.branch = nn.Sequential(layers)
         self.drop = StochasticDepth(drop)
         self.shortcut = shortcut(spec, channels, self.out, stride)
-        self.relu = nn.ReLU()
+        self.relu = spec.activate(self.out)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.relu(self.shortcut(x) + self.drop(self.branch(x)))
@@ -150,11 +166,12 @@ class PreactivationBlock(nn.Module):
 
     def __init__(self, spec: ResNetSpec, channels: int, width: int, stride: int, drop: float) -> None:
         super().__init__()
-        self.activate = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), relu=nn.ReLU()))
+        self.activate = nn.Sequential(OrderedDict(norm=spec.normalise(channels), relu=spec.activate(channels)))
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for n, conv in enumerate(branch_convolutions(spec, channels, width, stride), 1):
             if n > 1:
-                layers |= {f"norm{n}": nn.BatchNorm2d(conv.in_channels), f"relu{n}": nn.ReLU()}
+                middle = conv.in_channels
+                layers |= {f"norm{n}": spec.normalise(middle), f"relu{n}": spec.activate(middle)}
             layers[f"conv{n}"] = conv
             self.out = conv.out_channels
         self.branch = nn.Sequential(layers)
@@ -172,7 +189,7 @@ def stem(spec: ResNetSpec) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = convolution(spec.preprocess.channels, spec.width, 7 if large else 3, 2 if large else 1)
     if not spec.preactivation:
-        layers |= {"norm": nn.BatchNorm2d(spec.width), "relu": nn.ReLU()}
+        layers |= {"norm": spec.normalise(spec.width), "relu": spec.activate(spec.width)}
     if large:
         layers["pool"] = nn.MaxPool2d(3, 2, padding=1)
     return nn.Sequential(layers)
@@ -209,7 +226,7 @@ class ResNet(Classifier):
         # The sum that leaves the last preactivation block is still to be normalised.
         self.activate: nn.Module = nn.Identity()
         if spec.preactivation:
-            self.activate = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(channels), relu=nn.ReLU()))
+            self.activate = nn.Sequential(OrderedDict(norm=spec.normalise(channels), relu=spec.activate(channels)))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(spec.dropout)
         self.classifier = nn.Linear(channels, len(spec.labels))
@@ -217,17 +234,31 @@ class ResNet(Classifier):
             if isinstance(module, nn.Conv2d):
                 # Keeps the variance of gradients through relu: He et al. 2015, arXiv:1502.01852, equation 14.
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self._zero_branches()
+
+    def initialise(self, how: Init) -> None:
+        super().initialise(how)
+        self._zero_branches()
+
+    def _zero_branches(self) -> None:
         for module in self.modules():
-            if spec.zero_init_residual and isinstance(module, Block | PreactivationBlock):
+            if self.spec.zero_init_residual and isinstance(module, Block | PreactivationBlock):
                 for parameter in module.branch[-1].parameters():
                     nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.spec.norm == "instance":  # a map of one pixel has no variance
+            self.check_smallest(images.shape[2:], 2 ** (len(self.spec.depths) - 1) * self.stem_stride + 1)
         x = self.stem(self.normalize(images))
         for number in range(len(self.spec.depths)):
             x = self.get_submodule(f"stage{number + 1}")(x)  # (B, C, h, w)
         x = self.pool(self.activate(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(x))
+
+    @property
+    def stem_stride(self) -> int:
+        """How many times smaller than the image the maps are that leave the stem."""
+        return 4 if self.spec.stem == "7x7" else 1
 
     @property
     def explained_layer(self) -> str:

@@ -69,11 +69,12 @@ class SEBlock(Block):
         if spec.deep:
             middle = self.branch.get_parameter("conv2.weight").shape[0]
             self.branch.conv1 = convolution(channels, middle // 2, 1)
-            self.branch.norm1 = nn.BatchNorm2d(middle // 2)
+            self.branch.norm1 = spec.normalise(middle // 2)
+            self.branch.relu1 = spec.activate(middle // 2)
             self.branch.conv2 = convolution(middle // 2, middle, 3, stride, spec.groups)
             if stride > 1:
                 self.shortcut.conv = convolution(channels, self.out, 3, stride)
-        self.activate = nn.ReLU() if spec.caffe and spec.block == "basic" else nn.Identity()
+        self.activate = spec.activate(self.out) if spec.caffe and spec.block == "basic" else nn.Identity()
         self.excite = SqueezeExcitation(self.out, max(self.out // spec.reduction, 1 if spec.caffe else 8))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def stem(spec: SENetSpec) -> nn.Sequential:
         channels = spec.preprocess.channels
         for number, (out, stride) in enumerate([(spec.width, 2), (spec.width, 1), (spec.stem_width, 1)], 1):
             layers[f"conv{number}"] = convolution(channels, out, 3, stride)
-            layers |= {f"norm{number}": nn.BatchNorm2d(out), f"relu{number}": nn.ReLU()}
+            layers |= {f"norm{number}": spec.normalise(out), f"relu{number}": spec.activate(out)}
             channels = out
         layers["pool"] = pool
     if spec.caffe and spec.stem == "7x7":

@@ -20,16 +20,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.hidden import hidden_classifier
 from foveal.nn.init import init_for_relu
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class VGGSpec(Spec):
+class VGGSpec(ClassifierSpec):
     """
     depths:     number of convolutions in each stage.
     widths:     their channels.

@@ -143,8 +143,12 @@ def _training_settings(name: str | None, helping: bool) -> Any:
 
 def _own_settings(name: str) -> Any:
     """A dataclass of the settings in this variant's Spec, each of a simple type, with their defaults."""
+    from foveal.nn.init import Init
+
     spec = variant(name)
-    hints, texts = get_type_hints(type(spec)), _field_texts(type(spec).__doc__ or "")
+    hints, texts = get_type_hints(type(spec)), dict[str, str]()
+    for base in reversed(type(spec).__mro__):
+        texts |= _field_texts(base.__dict__.get("__doc__") or "")
     height, width = spec.preprocess.size
     size: Any = height if height == width else (height, width)
     rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), "Pixels, or height and width.")]
@@ -155,6 +159,9 @@ def _own_settings(name: str) -> Any:
             by_name: Any = (tuple[str, ...] if several else str | None) if holds_systems(hints[setting]) else None
             kind = by_name or hints[setting]
             rows.append((setting, kind, field(default=getattr(spec, setting)), texts.get(setting, "")))
+    if not family(name).can("fit"):
+        begin = "How weights begin, where not by the rule of this system."
+        rows.append(("init", Init | None, field(default=None), begin))
     described = [(setting, Annotated[kind, tyro.conf.arg(help=text)], value) for setting, kind, value, text in rows]
     return make_dataclass(name, described, frozen=True)()
 

@@ -5,6 +5,7 @@ A target row is one-hot for a plain label; smoothing, mixing and class weights m
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 
 def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
@@ -12,7 +13,7 @@ def cross_entropy(scores: Tensor, target: Tensor) -> Tensor:
     return -(target * scores.log_softmax(1)).sum(1).mean()
 
 
-def kl_divergence(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+def distillation(scores: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """T^2 KL(p || q), mean over the batch: p = softmax(teacher / T), q = softmax(scores / T), of scores (B, C).
 
     Hinton, Vinyals and Dean 2015, arXiv:1503.02531: a high temperature T lets the classes speak that are improbable,
@@ -33,6 +34,19 @@ def hinge(scores: Tensor, target: Tensor, margin: float = 1.0) -> Tensor:
     return (target[row, y] * (violation.sum(1) - margin)).sum() / len(scores)
 
 
+def logistic(scores: Tensor, target: Tensor) -> Tensor:
+    """One yes-or-no question a class, mean over the batch: -sum_y t_y (log p_y + sum_{j != y} log(1 - p_j)).
+
+    p = 1 / (1 + exp(-s)): binary cross-entropy, with the logarithms as softplus so that no score is too large for it.
+    """
+    others = target.sum(1, keepdim=True) - target  # the weight with which class j is said not to be there
+    return (target * softplus(-scores) + others * softplus(scores)).sum(1).mean()
+
+
 def squared_error(scores: Tensor, target: Tensor) -> Tensor:
-    """L2 loss against the target row, mean over the batch: sum_j (s_j - t_j)^2."""
-    return (scores - target).square().sum(1).mean()
+    """L2 loss, mean over the batch: sum_y t_y ((s_y - 1)^2 + sum_{j != y} s_j^2).
+
+    For rows that sum to one this is sum_j (s_j - t_j)^2 and a constant; other rows weigh the images.
+    """
+    others = target.sum(1, keepdim=True) - target
+    return (target * (scores - 1).square() + others * scores.square()).sum(1).mean()

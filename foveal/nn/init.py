@@ -1,6 +1,61 @@
 """Numbers to start from."""
 
+from math import prod
+from typing import Literal, get_args
+
 from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from foveal.errors import InputError, nearest
+
+Init = Literal["zero", "small", "large", "xavier", "kaiming"]
+SMALL, LARGE = 0.01, 1.0  # deviations that know nothing of the number of inputs
+
+
+def initialise(module: nn.Module, how: Init) -> None:
+    """Weights from a normal distribution, biases of zero, for each convolution and linear layer inside; the rest stays.
+
+    how: the deviation of the weights of a layer whose outputs are each a sum of D inputs.
+        zero     0: all units of a layer get the same gradient, or none, and stay alike
+        small    0.01: in a deep network activations fade from layer to layer, and gradients with them
+        large    1: activations grow by D^0.5 a layer; what saturates passes no gradient
+        xavier   (1 / D)^0.5: keeps the variance of what is centred on zero (Glorot and Bengio 2010)
+        kaiming  (2 / D)^0.5: keeps the mean square through relu (He et al. 2015, arXiv:1502.01852)
+
+    D is the number of input channels of a group times the area of the kernel; of a transposed convolution the part of
+    it that meets in one output. Raises InputError where there is no such layer.
+    """
+    if how not in get_args(Init):
+        raise InputError(f"there is no init {how!r}{nearest(str(how), get_args(Init))}")
+    found = [layer for layer in module.modules() if isinstance(layer, _ConvNd | nn.Linear)]
+    if not found:
+        raise InputError(f"init has no effect: {type(module).__name__} has neither convolutions nor linear layers")
+    for layer in found:
+        nn.init.normal_(layer.weight, std=deviation(how, inputs(layer)))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def deviation(how: Init, inputs: float) -> float:
+    """The deviation of weights for a sum of so many inputs."""
+    match how:
+        case "zero":
+            return 0.0
+        case "small":
+            return SMALL
+        case "large":
+            return LARGE
+        case "xavier":
+            return (1 / inputs) ** 0.5
+        case "kaiming":
+            return (2 / inputs) ** 0.5
+
+
+def inputs(layer: _ConvNd | nn.Linear) -> float:
+    """How many inputs an output of a layer is the sum of, in the mean."""
+    if isinstance(layer, _ConvTransposeNd):
+        return layer.in_channels / layer.groups * prod(layer.kernel_size) / prod(layer.stride)
+    return layer.weight[0].numel()
 
 
 def init_for_relu(module: nn.Module) -> None:

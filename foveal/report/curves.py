@@ -34,8 +34,8 @@ def curves(history: Sequence[Mapping[str, Any]], best: int | None) -> Html:
     return tag("div", *(chart(name, series[name], best) for name in names if series[name]), class_="charts")
 
 
-def chart(name: str, lines: Mapping[str, Points], best: int | None) -> Html:
-    """A figure over the epochs: a line of (epoch, value) for each split."""
+def chart(name: str, lines: Mapping[str, Points], best: int | None, along: str = "epoch") -> Html:
+    """A figure over the epochs, or whatever `along` counts: a line of (epoch, value) for each split."""
     from matplotlib.ticker import MaxNLocator
 
     values = [value for points in lines.values() for _, value in points]
@@ -57,7 +57,7 @@ def chart(name: str, lines: Mapping[str, Points], best: int | None) -> Html:
         return BOTTOM - (BOTTOM - TOP) * (at - bottom) / (top - bottom)
 
     decimals = 0 if logarithmic else max(len(f"{tick:.6g}".partition(".")[2]) for tick in ticks)
-    drawn = [tag("text", "epoch", x=LEFT - 6, y=HEIGHT - 8, text_anchor="end")]
+    drawn = [tag("text", along, x=LEFT - 6, y=HEIGHT - 8, text_anchor="end")]
     for tick in ticks:
         shown = f"{tick:g}" if logarithmic else f"{tick:.{decimals}f}"
         drawn.append(tag("line", x1=LEFT, x2=RIGHT, y1=f"{y(tick):.1f}", y2=f"{y(tick):.1f}", class_="grid"))
@@ -77,7 +77,7 @@ def chart(name: str, lines: Mapping[str, Points], best: int | None) -> Html:
         shown = number(points[-1][1] if marked is None else marked)
         keys.append(tag("span", f"{split} ", tag("b", shown), class_=split))
         said.append(f"{split} from {number(points[0][1])} to {number(points[-1][1])}")
-    label = f"{name} over {len(set(epochs))} epochs: {', '.join(said)}"
+    label = f"{name} over {len(set(epochs))} {along}s: {', '.join(said)}"
     scale = [tag("small", " log scale")] if logarithmic else []
     caption = tag("figcaption", tag("b", name.replace("_", " "), *scale), tag("span", *keys, class_="keys"))
     drawing = tag("svg", *drawn, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)

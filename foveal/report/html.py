@@ -13,7 +13,7 @@ from foveal.catalog import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
-from foveal.report import classify
+from foveal.report import classify, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
@@ -80,6 +80,7 @@ def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Data
     sections = [
         ("Learning curves", _curves(events, history, best)),
         *_of_task(record, dataset, system),
+        *_signals(record, dataset, system),
         ("Unreadable files", _unreadable(record["unreadable"])),
         ("Configuration", _configuration(record)),
         ("Cost", _made(lambda: _cost(system))),
@@ -154,8 +155,7 @@ def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
     """What the system's task adds."""
     if system.task not in TASKS:
         return []
-    has_val = dataset.split is None and "val" in dataset.split_counts()
-    view = dataset.select("val") if has_val else dataset.evaluation_split()
+    view, has_val = _measured(dataset)
     config = record["config"]
     try:
         sections = TASKS[system.task](system, view, config["batch_size"], config["workers"])
@@ -167,6 +167,20 @@ def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
     title, first = sections[0]
     which = note(f"This and the following are of the {view.split or 'whole'} split{chosen}{learned}.")
     return [(title, join([which, first])), *sections[1:]]
+
+
+def _measured(dataset: Dataset) -> tuple[Dataset, bool]:
+    """The images that the report is measured on, and whether they are those that chose the best epoch."""
+    has_val = dataset.split is None and "val" in dataset.split_counts()
+    return dataset.select("val") if has_val else dataset.evaluation_split(), has_val
+
+
+def _signals(record: Mapping[str, Any], dataset: Dataset, system: System) -> list[Section]:
+    """Activations and gradients by depth, of a system with one loss."""
+    if not system.can("loss") or len(system.players) != 1:
+        return []
+    view, config = _measured(dataset)[0], record["config"]
+    return [("Signals by depth", _made(lambda: signals.section(system, view, config["seed"], config["workers"])))]
 
 
 def _unreadable(reasons: Mapping[str, str]) -> Html:

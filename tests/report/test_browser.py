@@ -112,7 +112,7 @@ def test_what_is_seen_first(browser: Browser, digits: Path) -> None:
     seen = browser.run(f"[...document.querySelectorAll('h1, h2')].map({visible})")
     assert seen == [
         *("lenet on digits", "Learning curves", "Confusion matrix", "Classes", "Worst mistakes"),
-        *("Unreadable files", "Configuration", "Cost", "Environment"),
+        *("Signals by depth", "Unreadable files", "Configuration", "Cost", "Environment"),
     ]
     assert browser.run("document.querySelector('h1').getBoundingClientRect().top") < 100
     # Each picture has been decoded, and each curve has an extent.

@@ -23,6 +23,7 @@ from tests.report.page import facts, read, rows, said, section, titles
 from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
 
 OF_CLASSIFIERS = ["Confusion matrix", "Classes", "Worst mistakes"]
+SIGNALS = "Signals by depth"
 OF_ALL = ["Learning curves", "Unreadable files", "Configuration", "Cost", "Environment"]
 
 
@@ -68,7 +69,7 @@ def test_the_headline(run: Path) -> None:
 def test_sections_and_the_links_to_them(run: Path) -> None:
     write_report(run, small_digits())
     page = read(run / "report.html")
-    assert titles(page) == ["Learning curves", *OF_CLASSIFIERS, *OF_ALL[1:]]
+    assert titles(page) == ["Learning curves", *OF_CLASSIFIERS, SIGNALS, *OF_ALL[1:]]
     (nav,) = page.iter("nav")
     links = {said(link): link.attrib["href"] for link in nav.iter("a")}
     assert links == {title: f"#{section(page, title).attrib['id']}" for title in titles(page)}
@@ -195,7 +196,7 @@ def test_which_images_it_measures(tmp_path: Path, codes: list[int], told: str, c
     assert told in said(shown)
     assert f" of {count} images are" in said(shown)
     assert sum(int(cell or 0) for row in rows(shown) for cell in row[1:]) == count
-    assert titles(page) == ["Learning curves", *OF_CLASSIFIERS, *OF_ALL[1:]]
+    assert titles(page) == ["Learning curves", *OF_CLASSIFIERS, SIGNALS, *OF_ALL[1:]]
 
 
 def test_of_a_split_that_was_learned_from(tmp_path: Path) -> None:
@@ -210,9 +211,9 @@ def test_of_a_split_that_was_learned_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "dataset", "more"),
     [
-        (Detector(), squares(), []),
+        (Detector(), squares(), [SIGNALS]),
         (Gan(), unlabelled(small_digits()), []),
-        (Captioner(), brightness(), []),
+        (Captioner(), brightness(), [SIGNALS]),
         (NearestMean(small_digits().labels), small_digits(), OF_CLASSIFIERS),
     ],
     ids=["detect", "generate", "caption", "fit"],
@@ -254,7 +255,7 @@ class _Gone:
 def test_data_that_is_gone(run: Path) -> None:
     write_report(run, replace(small_digits(), images=_Gone(240)))
     page = read(run / "report.html")
-    assert titles(page) == ["Learning curves", "Answers", *OF_ALL[1:]]
+    assert titles(page) == ["Learning curves", "Answers", SIGNALS, *OF_ALL[1:]]
     assert "Not available: digits: more than" in said(section(page, "Answers"))
 
 
