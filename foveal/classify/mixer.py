@@ -22,17 +22,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.attention import mlp
 from foveal.nn.patches import patch_grid
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
-class MixerSpec(Spec):
+class MixerSpec(ClassifierSpec):
     """
     patch:            side of a patch in pixels, of which the image's height and width are multiples.
     width:            channels of a token, C.

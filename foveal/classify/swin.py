@@ -28,18 +28,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_unshuffle
 
-from foveal.classify.classifier import Classifier
+from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.attention import EncoderBlock, SelfAttention
 from foveal.nn.stochastic_depth import linear_rule
-from foveal.system import Preprocess, Spec
+from foveal.system import Preprocess
 
 EPS = 1e-5  # in every norm
 
 
 @dataclass(frozen=True)
-class SwinSpec(Spec):
+class SwinSpec(ClassifierSpec):
     """
     patch:            side of a patch in pixels.
     width:            channels of a token in the first stage, doubled by each next one.
