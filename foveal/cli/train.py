@@ -125,7 +125,7 @@ def _training_settings(name: str | None, helping: bool) -> Any:
             value = bool(value)  # a flag, which is off where it does not apply
         kind = kind if value is not None else kind | None
         if fits and helping and entry.name not in OF_A_FIT:  # elsewhere it is told why it has no effect
-            kind = Annotated[kind, tyro.conf.Suppress]  # type: ignore[valid-type]
+            kind = Annotated[kind, tyro.conf.Suppress]
         rows.append((entry.name, kind, field(default=value)))
     return _extend(TrainConfig, rows)()
 
