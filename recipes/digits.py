@@ -18,6 +18,10 @@ import foveal
 
 SEEDS = (0, 1, 2)
 NAMES = (
+    "perceptron",
+    "neocognitron",
+    "visual_words_patches",
+    "visual_words_hog",
     "linear_softmax",
     "linear_svm",
     "knn",

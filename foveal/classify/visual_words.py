@@ -126,8 +126,8 @@ class VisualWords(Scorer):
         used = seen[:, : spec.words].mean(0)  # the histogram of the whole image comes first
         self.codebook.keep(words=words, counts=used.to(self.device))
         learn = learn_linear if spec.machine == "linear" else learn_chi2
-        learned = learn(seen, labels, len(self.labels), spec.cost, seed)
-        self.machines.keep(**{name: tensor.float().to(self.device) for name, tensor in learned.items()})
+        machines = learn(seen, labels, len(self.labels), spec.cost, seed)
+        self.machines.keep(**{name: tensor.float().to(self.device) for name, tensor in machines.items()})
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """The words, those that occur most first, each with its share of all patches."""
