@@ -111,7 +111,7 @@ def create(
     variant_fields = _with_systems(name, variant_fields)
     spec = changed(name, variant(name), variant_fields)
     if weights is not None:
-        from foveal.weights import class_names, load_weights
+        from foveal.weights import Misfit, class_names, load_weights
         from foveal.weights.saved import find
 
         weights = find(weights) if Path(weights).is_dir() else weights
@@ -128,7 +128,11 @@ def create(
         system.initialise(init)
         system.variant = {**variant_fields, "init": init}
     if weights is not None:
-        load_weights(system, weights, variant(name).labels)
+        try:
+            load_weights(system, weights, variant(name).labels)
+        except Misfit as error:
+            found = _fitting(system, error.state)
+            raise InputError(f"{error}; it fits {' or '.join(found)}" if found else str(error)) from None
         system.licence = licence or system.licence
     return system.eval()
 
@@ -285,6 +289,23 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
             raise InputError(f"image_size must be one or two positive numbers of pixels, not {size}")
         values["preprocess"] = replace(values.get("preprocess", spec.preprocess), size=size)
     return replace(spec, **values)
+
+
+def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
+    """Other names whose systems these weights are of: of the same family, or else of any."""
+    import torch
+
+    from foveal.weights import fits
+
+    family = [name for name in ENTRIES if ENTRIES[name] == ENTRIES[system.name]]
+    for names in (family, [name for name in ENTRIES if name not in family]):
+        if fits(system, state):  # but for its classes
+            break
+        with torch.device("meta"):
+            found = [name for name in names if fits(create(name), state)]
+        if found:
+            return found[:3]
+    return []
 
 
 def _module(name: str) -> Any:

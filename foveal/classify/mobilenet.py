@@ -244,25 +244,20 @@ LITE0 = table(
     (5, 6, 192, 4, 2), (3, 6, 320, 1, 1),
 )  # fmt: skip
 V3_LARGE = (
-    Row(3, 1, 16, 1, 1, False, "relu"),
-    Row(3, 4, 24, 1, 2, False, "relu"),
-    Row(3, 3, 24, 1, 1, False, "relu"),
+    Row(3, 1, 16, 1, 1, False, "relu"), Row(3, 4, 24, 1, 2, False, "relu"), Row(3, 3, 24, 1, 1, False, "relu"),
     Row(5, 3, 40, 3, 2, True, "relu"),
-    Row(3, 6, 80, 1, 2, False, "hardswish"),
-    Row(3, 2.5, 80, 1, 1, False, "hardswish"),
-    Row(3, 2.3, 80, 2, 1, False, "hardswish"),
-    Row(3, 6, 112, 2, 1, True, "hardswish"),
-    Row(5, 6, 160, 3, 2, True, "hardswish"),
-)
+    *table("hardswish", (3, 6, 80, 1, 2), (3, 2.5, 80, 1, 1), (3, 2.3, 80, 2, 1)),
+    Row(3, 6, 112, 2, 1, True, "hardswish"), Row(5, 6, 160, 3, 2, True, "hardswish"),
+)  # fmt: skip
 V3_SMALL = (
-    Row(3, 1, 16, 1, 2, True, "relu"),
-    Row(3, 4.5, 24, 1, 2, False, "relu"),
-    Row(3, 3.67, 24, 1, 1, False, "relu"),
-    Row(5, 4, 40, 1, 2, True, "hardswish"),
-    Row(5, 6, 40, 2, 1, True, "hardswish"),
-    Row(5, 3, 48, 2, 1, True, "hardswish"),
-    Row(5, 6, 96, 3, 2, True, "hardswish"),
-)
+    Row(3, 1, 16, 1, 2, True, "relu"), Row(3, 4.5, 24, 1, 2, False, "relu"), Row(3, 3.67, 24, 1, 1, False, "relu"),
+    Row(5, 4, 40, 1, 2, True, "hardswish"), Row(5, 6, 40, 2, 1, True, "hardswish"),
+    Row(5, 3, 48, 2, 1, True, "hardswish"), Row(5, 6, 96, 3, 2, True, "hardswish"),
+)  # fmt: skip
+V2_NANO = table("relu6", (3, 1, 16, 1, 1), (3, 4, 24, 2, 2), (3, 4, 32, 2, 2))
+V3_NANO = (
+    Row(3, 1, 16, 1, 1, False, "relu"), Row(3, 4, 24, 1, 2, True, "relu"), Row(5, 4, 32, 2, 2, True, "hardswish"),
+)  # fmt: skip
 
 HALVES = (0.5, 0.5, 0.5)
 BICUBIC = Preprocess(interpolation="bicubic")
@@ -301,18 +296,6 @@ VARIANTS = {
     "efficientnet_lite0": LITE,
     "tf_efficientnet_lite0": replace(LITE, preprocess=GOOGLE_BICUBIC, padding="same", eps=1e-3),
     "mobilenet_v1_nano": NANO,
-    "mobilenet_v2_nano": replace(
-        NANO, rows=table("relu6", (3, 1, 16, 1, 1), (3, 4, 24, 2, 2), (3, 4, 32, 2, 2)), head=128
-    ),
-    "mobilenet_v3_nano": replace(
-        NANO,
-        rows=(
-            Row(3, 1, 16, 1, 1, False, "relu"),
-            Row(3, 4, 24, 1, 2, True, "relu"),
-            Row(5, 4, 32, 2, 2, True, "hardswish"),
-        ),
-        head=96,
-        hidden=128,
-        activation="hardswish",
-    ),
+    "mobilenet_v2_nano": replace(NANO, rows=V2_NANO, head=128),
+    "mobilenet_v3_nano": replace(NANO, rows=V3_NANO, head=96, hidden=128, activation="hardswish"),
 }

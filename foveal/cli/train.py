@@ -57,6 +57,7 @@ def run(words: list[str]) -> None:
     from foveal.report.html import write_report
     from foveal.train.distributed import joined
     from foveal.train.loop import train
+    from foveal.train.record import is_epoch
 
     with joined(quietly=True) as ranks:
         settings = _given(options.training, words)
@@ -79,18 +80,25 @@ def run(words: list[str]) -> None:
     except InputError as error:  # what was learned is safe, so this run has not failed
         print("foveal: no report:", error, file=sys.stderr)
         report = None
-    result = finished.record["result"]
+    refit = finished.record.get("refit")
+    result = refit["figures_before"] if refit else finished.record["result"]
     document = {
         "run": str(finished.directory),
         "report": report,
         "system": name,
         "best_epoch": finished.record["best_epoch"],
-        "epochs": len(finished.history),
+        "epochs": sum(is_epoch(record, "train") for record in finished.history),
         "metrics": result,
+        "refit": refit,
         "unreadable": finished.record["unreadable"],
     }
     lines = [f"best epoch {document['best_epoch']} of {document['epochs']}, on the val split:"]
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
+    if refit:
+        lines.append(
+            f"then trained anew on the train and val splits for {refit['epochs']} epochs; those are the weights kept, "
+            "which no figure above is of"
+        )
     if document["unreadable"]:
         lines.append(f"images that cannot be read: {len(document['unreadable'])}, listed in run.json")
     lines.append(f"run directory: {finished.directory}")

@@ -127,7 +127,7 @@ class Dataset:
     images:  the pixels, read when asked for.
     targets: one an image; None where the data has none.
     splits:  (N,) for each image its place in SPLITS.
-    split:   the split that this view shows; None for all.
+    split:   the split that this view shows, or several, as in "train+val"; None for all.
     items:   which images the view shows, in order.
     mapping: new index of each class of `targets`, after `relabel`.
     upright: the class of an image is another one when the image is mirrored or turned.
@@ -172,16 +172,20 @@ class Dataset:
         """Whether reading an image costs next to nothing."""
         return isinstance(self.images, ImageArray)
 
-    def select(self, split: str) -> "Dataset":
-        """The view of one split. Raises InputError where it has no images."""
-        if split not in SPLITS:
-            raise InputError(f"unknown split {split!r}{nearest(split, SPLITS)}")
-        if self.split not in (None, split):
-            raise InputError(f"{self.source}: this is the {self.split} split, which has no split {split!r} in it")
-        items = np.flatnonzero(self.splits == SPLITS.index(split))
-        if not len(items):
-            raise InputError(f"{self.source} has no images in split {split!r}; it has {', '.join(self.split_counts())}")
-        return replace(self, split=split, items=items)
+    def select(self, *splits: str) -> "Dataset":
+        """The view of one split, or of several together. Raises InputError where one has no images."""
+        items, name = np.zeros(len(self.splits), bool), "+".join(splits)
+        for split in splits:
+            if split not in SPLITS:
+                raise InputError(f"unknown split {split!r}{nearest(split, SPLITS)}")
+            if self.split not in (None, name):
+                raise InputError(f"{self.source}: this is the {self.split} split, which has no split {split!r} in it")
+            found = self.splits == SPLITS.index(split)
+            if not found.any():
+                present = ", ".join(self.split_counts())
+                raise InputError(f"{self.source} has no images in split {split!r}; it has {present}")
+            items |= found
+        return replace(self, split=name, items=np.flatnonzero(items))
 
     def evaluation_split(self) -> "Dataset":
         """This view if it is of one split; else test, else val, else everything there is."""

@@ -17,7 +17,7 @@ from foveal.report import classify, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
-from foveal.train.record import read_metrics
+from foveal.train.record import is_epoch, read_metrics
 from foveal.train.screen import duration
 
 Section = tuple[str, Html]
@@ -74,11 +74,13 @@ def _read(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Dataset, system: System) -> str:
-    history = [event for event in events if event["event"] == "epoch"]
+    history = [event for event in events if is_epoch(event, "train")]
+    again = [event for event in events if is_epoch(event, "refit")]
     best = max((epoch for epoch in history if epoch["best"]), key=lambda epoch: epoch["epoch"], default=None)
     name, source = record["name"] or type(system).__name__, record["data"]["source"]
     sections = [
         ("Learning curves", _curves(events, history, best)),
+        *([("Refit", _refit(record, again))] if again else []),
         *_of_task(record, dataset, system),
         *_signals(record, dataset, system),
         ("Unreadable files", _unreadable(record["unreadable"])),
@@ -103,7 +105,7 @@ def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Data
     ]
     body = tag(
         "body",
-        tag("header", *_headline(record, history, best, name), tag("nav", *links, aria_label="Sections")),
+        tag("header", *_headline(record, history, again, best, name), tag("nav", *links, aria_label="Sections")),
         tag("main", *shown),
         tag("footer", f"foveal {record['foveal']}"),
     )
@@ -119,14 +121,20 @@ def _made(make: Callable[[], Html]) -> Html:
 
 
 def _headline(
-    record: Mapping[str, Any], history: list[dict[str, Any]], best: dict[str, Any] | None, name: str
+    record: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    again: list[dict[str, Any]],
+    best: dict[str, Any] | None,
+    name: str,
 ) -> list[Html]:
     data, splits = record["data"], record["data"]["splits"]
-    tiles = {f"val {key.replace('_', ' ')}": number(value) for key, value in (best["val"] if best else {}).items()}
+    before = ", before the refit" if record.get("refit") else ""
+    figures = best["val"] if best else {}
+    tiles = {f"val {key.replace('_', ' ')}{before}": number(value) for key, value in figures.items()}
     tiles |= {
         "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
         "images": f"{sum(splits.values()):,}",
-        "training time": duration(sum(epoch["seconds"] for epoch in history)),
+        "training time": duration(sum(epoch["seconds"] for epoch in history + again)),
     }
     words = [record["task"], f"{len(data['labels']):,} classes" if data["labels"] else "no classes"]
     words += [f"{count:,} {split}" for split, count in splits.items()]
@@ -151,6 +159,16 @@ def _curves(events: list[dict[str, Any]], history: list[dict[str, Any]], best: d
     return join(parts)
 
 
+def _refit(record: Mapping[str, Any], again: list[dict[str, Any]]) -> Html:
+    """The second phase of a run: what it was, and its curves."""
+    said = "Trained anew, from the same start, on the train and val splits together, for as many epochs as were best. "
+    if "refit" in record:
+        said += "The weights of the last epoch were kept. Only a test split can judge them; figures of val are older."
+    else:
+        said += f"Stopped after {len(again)} epochs; the weights that were kept are still those of before."
+    return join([note(said), curves(again, None)])
+
+
 def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> list[Section]:
     """What the system's task adds."""
     if system.task not in TASKS:
@@ -163,7 +181,8 @@ def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
         return [("Answers", note(f"Not available: {error}"))]
     chosen = "; the best epoch was chosen by these" if has_val else ""
     alone = list(record["data"]["splits"]) == [view.split]
-    learned = "; the system has learned from these" if alone or view.split in (None, "train") else ""
+    taught = alone or view.split in (None, "train") or (has_val and "refit" in record)
+    learned = "; the system has learned from these" if taught else ""
     title, first = sections[0]
     which = note(f"This and the following are of the {view.split or 'whole'} split{chosen}{learned}.")
     return [(title, join([which, first])), *sections[1:]]

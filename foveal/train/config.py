@@ -130,6 +130,8 @@ class TrainConfig:
     """Processes that read images; default by the number of cores, 0 for data in memory."""
     patience: int | None = None
     """Stop after this many epochs without a better result on the validation split."""
+    refit: bool = False
+    """In the end train anew on the training and validation images together, for as many epochs as were best."""
     save_minutes: float = UNSET
     """Also save within an epoch, this often."""
     track: Literal["none", "tensorboard"] = UNSET

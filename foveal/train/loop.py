@@ -1,8 +1,7 @@
 """Training: one loop for every system."""
 
-import itertools
-import math
 import time
+from itertools import dropwhile, islice
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,16 @@ from foveal.train.augment import BatchAugment
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.depth import frozen, learning
 from foveal.train.distributed import joined
-from foveal.train.evaluate import evaluation_loader, measure
+from foveal.train.evaluate import measure
 from foveal.train.fitting import Passes
 from foveal.train.memory import explain_failure
 from foveal.train.optim import schedule
 from foveal.train.plan import Plan
-from foveal.train.prepare import check_processes, find_device, training_loader, training_splits
+from foveal.train.prepare import Phase, check_processes, find_device, training_phases
 from foveal.train.preview import preview
 from foveal.train.run import Run
 from foveal.train.screen import Meter, Screen
-from foveal.train.state import State
+from foveal.train.state import Progress, State
 from foveal.train.step import NonFinite, step
 from foveal.train.stopping import StopRequests, stop_requests
 from foveal.train.teacher import find_teacher
@@ -35,6 +34,8 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     """Train a system on the train split, choose the best epoch by the val split, leave a run directory.
 
     A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
+    With `refit` there follows what a run would be from the same start, on the train and val splits as one train split,
+    set to as many epochs as were best; it leaves the weights of its last epoch, which no split is left to judge.
     On return the system has its best weights. Ctrl-C ends the step, saves the state and raises Interrupted.
 
     Under torchrun the processes share each batch, whose size stays that of all of them, and the first one writes.
@@ -43,57 +44,73 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     """
     name, fits = system.name or type(system).__name__, system.can("fit")
     config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
-    train_set, val_set = training_splits(system, dataset, config)
     with joined() as ranks, frozen(system, config.freeze):
         check_processes(system, config, ranks)
         config = ranks.speaking(config)
         device = ranks.own(find_device(config.device))
         teacher = find_teacher(config, system, device)
-        torch.manual_seed(ranks.seed(config.seed))
-        loader = training_loader(system, train_set, config, ranks)
-        val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers, ranks) if val_set else None
-        augment = BatchAugment(config, train_set, teacher)
-        steps = math.ceil(len(loader) / config.accumulate)
-        state = State(system, config, schedule(config, steps), ranks, device)
+        phases = training_phases(system, dataset, config, teacher, ranks)
         run = Run.open(system, dataset, config, origins, ranks, device, teacher)
         learn = fit if fits else descend
 
         tracking = tracker(config.track, run.directory)
         with Screen(config) as screen, run.recorded(), tracking as track, stop_requests() as stop:
-            if resumed := config.resume and run.restore(state):
-                done = state.progress
-                screen.say(f"going on in {run.directory} after epoch {done.epoch}, step {done.step}")
+            saved = run.saved() if config.resume else None
+            progress = saved or Progress(epochs=config.epochs)
+            left = [*dropwhile(lambda phase: phase.name != progress.phase, phases)]
+            torch.manual_seed(ranks.seed(config.seed))
+            state = State(system, config, schedule(config, left[0].steps, progress.epochs), ranks, device)
+            state.progress = progress
+            if saved:
+                run.restore(state)
+                screen.say(f"going on in {run.directory} after {saved.said}, step {saved.step}")
             else:
-                for line in preview(state, loader, augment, val_loader):
+                for line in preview(state, phases):
                     screen.say(line)
             run.begin(resume=config.resume)
-            if not resumed:
+            if not saved:
+                run.save_start(state, phases)
                 run.save_last(state)
-            while state.progress.epoch < config.epochs and not state.progress.stale(config.patience):
-                meter = Meter(loader)
-                learn(state, loader, augment, run, screen, meter, stop)
-                record: dict[str, Any] = {"event": "epoch", "train": state.progress.means()}
-                record |= {"lr": state.learning_rate(), **meter.read()}
-                with state.averaged(), state.plan.evaluating():
-                    figures = measure(state.system, val_loader, state.parallel) if val_loader else None
-                    record["val"] = figures.values if figures else {}
-                    record["best"] = state.progress.close_epoch(figures.rank if figures else (), config.keep)
-                    if record["best"]:
-                        run.save_best(state, record["val"])
-                    if config.keep > 1 and state.progress.keeps(state.progress.epoch):
-                        run.save_epoch(state, record["val"])
-                record |= {"epoch": state.progress.epoch, "step": state.progress.step}
-                run.log(record)
-                run.note_unreadable(loader, val_loader)
-                run.save_last(state)
-                run.prune(state)
-                track(record)
-                screen.epoch(record)
-                if ranks.any(stop.requested)[0] and state.progress.epoch < config.epochs:
-                    raise run.interrupt()
+            for phase in left:
+                if phase.name != state.progress.phase:
+                    screen.say(f"{phase.name}: train and val together, {state.progress.best_epoch} epochs, anew")
+                    begin_again(state, phase, run)
+                while not state.progress.over(config.patience):
+                    if ranks.any(stop.requested)[0]:
+                        raise run.interrupt()
+                    meter = Meter(phase.loader)
+                    learn(state, phase.loader, phase.augment, run, screen, meter, stop)
+                    record: dict[str, Any] = {"event": "epoch", "phase": phase.name, "train": state.progress.means()}
+                    record |= {"lr": state.learning_rate(), **meter.read()}
+                    with state.averaged(), state.plan.evaluating():
+                        figures = measure(state.system, phase.val_loader, state.parallel) if phase.val_loader else None
+                        record["val"] = figures.values if figures else {}
+                        rank = figures.rank if figures else ()
+                        better = state.progress.close_epoch(rank)
+                        record["best"] = better and (phase.chooses or state.progress.over(None))
+                        if record["best"]:
+                            run.save_best(state, record["val"])
+                        if config.keep > 1 and phase.chooses and state.progress.keep(rank, config.keep):
+                            run.save_epoch(state, record["val"])
+                    record |= {"epoch": state.progress.epoch, "step": state.progress.step}
+                    run.log(record)
+                    run.note_unreadable(phase.loader, phase.val_loader)
+                    run.save_last(state)
+                    run.prune(state)
+                    track(record)
+                    screen.epoch(record, state.progress)
             Plan().apply(system)
             run.finish()
     return run
+
+
+def begin_again(state: State, phase: Phase, run: Run) -> None:
+    """Put the state back to where the run began, for another phase of as many epochs as were best in the one before."""
+    epochs = state.progress.best_epoch
+    run.load_start(state)
+    torch.manual_seed(state.ranks.seed(state.config.seed))
+    state.begin(schedule(state.config, phase.steps, epochs), Progress(phase.name, epochs, kept=state.progress.kept))
+    run.save_last(state)
 
 
 def descend(
@@ -103,7 +120,7 @@ def descend(
     system, config, progress = state.system, state.config, state.progress
     learning(system)
     batches, saved = loader.epoch(progress.epoch, progress.batch), time.monotonic()
-    while group := list(itertools.islice(batches, config.accumulate)):
+    while group := list(islice(batches, config.accumulate)):
         state.keep_statistics()
         rng = np.random.default_rng([state.ranks.seed(config.seed), progress.epoch, progress.batch])
         try:

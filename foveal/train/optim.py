@@ -44,18 +44,24 @@ def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optim
             return torch.optim.LBFGS(parameters, lr, line_search_fn="strong_wolfe")
 
 
-def schedule(config: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+def schedule(config: TrainConfig, steps_per_epoch: int, epochs: int | None = None) -> Callable[[int], float]:
     """Step number -> factor on the learning rate; what torch's LambdaLR takes.
+
+    epochs: over which the course is to go where these are not those of `config`; warm-up and milestones keep their
+            share of it.
 
     With T steps in all, of which W warm up, and t counted from the end of the warm-up:
     cosine (1 + cos(pi t / (T - W))) / 2; linear 1 - t / (T - W); inverse_sqrt 1 / sqrt(1 + t / steps in an epoch), the
     rule alpha / sqrt(t) counted in epochs; step gamma^(milestones passed).
     """
-    total, warm = config.epochs * steps_per_epoch, round(config.warmup * steps_per_epoch)
+    epochs = epochs or config.epochs
+    total = epochs * steps_per_epoch
+    part = epochs / config.epochs
+    warm = min(round(config.warmup * part * steps_per_epoch), total - 1)
     if config.milestones is None:
         milestones = [total // 2, total * 3 // 4]
     else:
-        milestones = [epoch * steps_per_epoch for epoch in config.milestones]
+        milestones = [round(epoch * part * steps_per_epoch) for epoch in config.milestones]
 
     def factor(step: int) -> float:
         if step < warm:

@@ -1,4 +1,7 @@
-"""What stands before the loop: the splits, the loader, the device."""
+"""What stands before the loop: the splits, the loaders, the device."""
+
+import math
+from dataclasses import dataclass
 
 import torch
 
@@ -7,10 +10,49 @@ from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
 from foveal.system import System
-from foveal.train.augment import sample_pipeline
+from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
-from foveal.train.evaluate import check_task, default_workers
+from foveal.train.evaluate import check_task, default_workers, evaluation_loader
+from foveal.train.teacher import Teacher
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run, which begins with the weights that the run began with.
+
+    name:       "train"; or "refit", which takes the validation images in as well.
+    loader:     batches to learn from.
+    augment:    what is done to them.
+    val_loader: what is measured after each epoch.
+    chooses:    what it leaves are the weights of its best epoch; else those of its last.
+    steps:      of the optimizer in an epoch.
+    """
+
+    name: str
+    loader: Loader
+    augment: BatchAugment
+    val_loader: Loader | None
+    chooses: bool
+    steps: int
+
+
+def training_phases(
+    system: System, dataset: Dataset, config: TrainConfig, teacher: Teacher | None = None, ranks: Ranks = ALONE
+) -> list[Phase]:
+    """What a run goes through in turn. Raises InputError for data or settings that do not fit."""
+    train_set, val_set = training_splits(system, dataset, config)
+    views = {"train": train_set}
+    if config.refit:
+        views["refit"] = dataset.relabel(system.labels).select("train", "val")
+    val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers, ranks) if val_set else None
+    phases = []
+    for name, view in views.items():
+        loader, chooses = training_loader(system, view, config, ranks), name == "train"
+        steps = math.ceil(len(loader) / config.accumulate)
+        measured = val_loader if chooses else None
+        phases.append(Phase(name, loader, BatchAugment(config, view, teacher), measured, chooses, steps))
+    return phases
 
 
 def find_device(name: str | None) -> torch.device:
@@ -45,6 +87,8 @@ def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tu
         val_set = dataset.select("val") if "val" in dataset.split_counts() else None
     if config.patience and val_set is None:
         raise InputError(f"patience has no effect: {dataset.source} has no val split to stop by")
+    if config.refit and val_set is None:
+        raise InputError(f"refit has no effect: {dataset.source} has no val split to take in with the train split")
     return train_set, val_set
 
 
@@ -62,7 +106,7 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig, ran
             "trivial_augment to false"
         )
     fits = system.can("fit")
-    return Loader(
+    loader = Loader(
         train_set,
         Pipeline((Fit(system.preprocess),)) if fits else sample_pipeline(config, system),
         batch_size=config.batch_size,
@@ -71,3 +115,9 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig, ran
         workers=default_workers(train_set, ranks) if config.workers is None else config.workers,
         share=ranks.share,
     )
+    if config.accumulate > max(1, len(loader)):
+        raise InputError(
+            f"accumulate {config.accumulate} takes more batches than the {len(loader)} of an epoch: set accumulate to "
+            f"{max(1, len(loader))} or less, or batch_size lower"
+        )
+    return loader

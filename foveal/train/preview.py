@@ -1,6 +1,5 @@
 """What a run will cost, measured before its first step."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveal.data.loader import Loader
 from foveal.structures import Batch
-from foveal.train.augment import BatchAugment
 from foveal.train.depth import learning
 from foveal.train.memory import explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
+from foveal.train.prepare import Phase
 from foveal.train.screen import duration
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
@@ -24,9 +22,10 @@ TIMED_STEPS = 3
 OPTIMIZER_TENSORS = {"sgd": 1, "adagrad": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lbfgs": 200}
 
 
-def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loader | None) -> list[str]:
+def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     """Lines that say parameters, peak memory, step time and time of the whole run. The state stays as it was."""
     system, config = state.system, state.config
+    loader, augment, val_loader = phases[0].loader, phases[0].augment, phases[0].val_loader
     parameters = sum(parameter.numel() for parameter in system.parameters())
     val_images = len(val_loader.dataset) if val_loader else 0
     line = f"{system.name or type(system).__name__}: {parameters:,} parameters, {len(system.labels)} classes"
@@ -53,7 +52,7 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
             seconds += config.accumulate * timed(partial(augment.teacher, batch, rng), system.device)
         return state.ranks.once(lambda: seconds)  # all processes choose by the same times
 
-    steps = config.epochs * math.ceil(len(loader) / config.accumulate)
+    steps = config.epochs * sum(phase.steps for phase in phases)
     try:
         plan, times = choose(config, measure, steps)
     except NonFinite:  # the run will meet it again, and say where
@@ -73,8 +72,10 @@ def preview(state: State, loader: Loader, augment: BatchAugment, val_loader: Loa
         line = f"estimated peak memory {memory / 2**20:,.0f} MiB, {line}"
     # An image that is only looked at takes about a third of the time of one that is learned from.
     per_image = seconds / (loader.batch_size * config.accumulate)
-    whole = config.epochs * per_image * (len(loader) * loader.batch_size + val_images / 3)
-    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs if the images come as fast")
+    epochs = [per_image * len(phase.loader) * phase.loader.batch_size for phase in phases]
+    whole = config.epochs * (sum(epochs) + per_image * val_images / 3)
+    again = " and as many of the refit" if len(phases) > 1 else ""
+    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again} if the images come as fast")
     return lines
 
 

@@ -18,6 +18,7 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import EXECUTION, TrainConfig
+from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
 
 
@@ -32,6 +33,18 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):
             records.append(json.loads(line))
     return [record for record in records if isinstance(record, dict) and "event" in record]
+
+
+def is_epoch(record: Mapping[str, Any], phase: str, epoch: int | None = None) -> bool:
+    """Whether a line of metrics.jsonl closes this epoch of a phase; without a number, any."""
+    in_phase = record["event"] == "epoch" and record.get("phase", "train") == phase
+    return in_phase and epoch in (None, record["epoch"])
+
+
+def is_before(record: Mapping[str, Any], progress: Progress) -> bool:
+    """Whether a line of metrics.jsonl was written before the run stood there."""
+    phase, counted = PHASES.index(record.get("phase", "train")), "epoch" if record["event"] == "epoch" else "step"
+    return (phase, record[counted]) <= (PHASES.index(progress.phase), getattr(progress, counted))
 
 
 def replace_text(path: Path, text: str) -> None:

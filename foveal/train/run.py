@@ -23,16 +23,19 @@ from foveal.system import System
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
+from foveal.train.prepare import Phase
 from foveal.train.record import (
     check_same,
     free_directory,
     has_other_things,
+    is_before,
+    is_epoch,
     new_record,
     read_metrics,
     read_record,
     replace_text,
 )
-from foveal.train.state import State
+from foveal.train.state import Progress, State
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
 from foveal.train.teacher import Teacher
@@ -41,7 +44,7 @@ MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatev
 # In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
 FILES = (
     *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "tensorboard", "epoch-*.safetensors"),
-    *("best.safetensors", "last.safetensors", "run.json"),
+    *("start.safetensors", "best.safetensors", "last.safetensors", "run.json"),
 )
 
 
@@ -183,6 +186,16 @@ class Run:
         except OSError as error:
             raise InputError(f"cannot write {self.directory / 'metrics.jsonl'}: {error.strerror}") from None
 
+    def save_start(self, state: State, phases: Sequence[Phase]) -> None:
+        """The weights that the run begins with, where another phase is to begin with them again."""
+        if len(phases) > 1:
+            self._save("start", {}, state, {})
+
+    def load_start(self, state: State) -> None:
+        """Give the system the weights that the run began with."""
+        start = checkpoint.read(self.directory / "start.safetensors")
+        state.parallel.load(start.weights, start.path)
+
     def save_last(self, state: State) -> None:
         """All that a resumption needs."""
         record, tensors = state.capture()
@@ -191,7 +204,9 @@ class Run:
 
     def save_best(self, state: State, figures: Mapping[str, float]) -> None:
         """The weights to use from now on, with what they reach."""
-        self._save("best", {"epoch": state.progress.epoch, "metrics": dict(figures)}, state, {})
+        progress = state.progress
+        header = {"phase": progress.phase, "epoch": progress.epoch, "metrics": dict(figures)}
+        self._save("best", header, state, {})
 
     def save_epoch(self, state: State, figures: Mapping[str, float]) -> None:
         """The weights of an epoch that is among the best."""
@@ -217,14 +232,22 @@ class Run:
         whole = state.parallel.collect({**state.system.state_dict(), **tensors})
         self.ranks.once(partial(checkpoint.save, self.directory / f"{which}.safetensors", header, whole))
 
-    def restore(self, state: State) -> bool:
-        """Bring the state back that was saved last, and forget what was logged after it; whether there was any."""
-        if not self.ranks.once((self.directory / "last.safetensors").is_file):
-            return False
+    def saved(self) -> Progress | None:
+        """Where the run stood when its state was saved last; None where it never was."""
+        return self.ranks.once(self._read_progress)
+
+    def _read_progress(self) -> Progress | None:
+        path = self.directory / "last.safetensors"
+        if not path.is_file():
+            return None
+        before = {"epochs": self.record["config"]["epochs"]}
+        return Progress(**{**before, **checkpoint.read(path).header["state"]["progress"]})
+
+    def restore(self, state: State) -> None:
+        """Bring the state back that was saved last, and forget what was logged after it."""
         self._roll_back(state)
         self.prune(state)
         self.history = self.ranks.once(partial(self._cut_metrics, state))
-        return True
 
     def _roll_back(self, state: State) -> None:
         saved = checkpoint.read(self.directory / "last.safetensors", state=True)
@@ -234,7 +257,7 @@ class Run:
     def _cut_metrics(self, state: State) -> list[dict[str, Any]]:
         """The epochs that the state knows of, which alone stay in metrics.jsonl."""
         path = self.directory / "metrics.jsonl"
-        kept = [record for record in read_metrics(path) if _is_before(record, state)]
+        kept = [record for record in read_metrics(path) if is_before(record, state.progress)]
         replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         return [record for record in kept if record["event"] == "epoch"]
 
@@ -260,7 +283,11 @@ class Run:
         """Give the system its best weights and close the record."""
         best = checkpoint.read(self.directory)
         checkpoint.load_weights(self.system.eval(), best.weights, best.path)
-        self.write_record(status="finished", best_epoch=best.header["epoch"], result=best.header["metrics"])
+        closing = {"status": "finished", "best_epoch": best.header["epoch"], "result": best.header["metrics"]}
+        if best.header.get("phase") == "refit":  # nothing is left to measure it on
+            [chosen] = [epoch for epoch in self.history if is_epoch(epoch, "train", best.header["epoch"])]
+            closing["refit"] = {"epochs": best.header["epoch"], "figures_before": chosen["val"]}
+        self.write_record(**closing)
 
     def dump(self, error: NonFinite, state: State, batches: Sequence[Batch], dataset: Dataset) -> None:
         """Keep the images of a step that went wrong, and make the system fit to go on, if that is the policy.
@@ -289,10 +316,5 @@ class Run:
         if policy == "rollback":
             self._roll_back(state)
             state.progress = progress
-        self.log({"event": "skipped", "epoch": progress.epoch + 1, "step": progress.step, "reason": str(error)})
-
-
-def _is_before(record: dict[str, Any], state: State) -> bool:
-    if record["event"] == "epoch":
-        return record["epoch"] <= state.progress.epoch
-    return record["step"] <= state.progress.step
+        place = {"phase": progress.phase, "epoch": progress.epoch + 1, "step": progress.step}
+        self.log({"event": "skipped", **place, "reason": str(error)})

@@ -12,6 +12,8 @@ from foveal.data.loader import Loader
 from foveal.train.config import TrainConfig
 from foveal.train.state import Progress
 
+NOUNS = {"train": "epoch", "refit": "refit epoch"}
+
 
 class Meter:
     """How fast an epoch goes, from its beginning or its resumption."""
@@ -31,7 +33,6 @@ class Screen:
     """Progress of one run."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config = config
         self.console = Console(stderr=True, quiet=config.quiet, highlight=False, soft_wrap=True)
         self.live = Live(console=self.console, transient=True, auto_refresh=False)
         self.drawn = 0.0
@@ -53,9 +54,10 @@ class Screen:
         if not self._due():
             return
         speed, batches = meter.read(), len(meter.loader)
-        left = ((self.config.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
+        left = ((progress.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
         bar = "━" * round(10 * progress.batch / batches)
-        line = Text(f"epoch {progress.epoch + 1}/{self.config.epochs} ", "bold").append(f"{bar:<10}", "not bold cyan")
+        line = Text(f"{NOUNS[progress.phase]} {progress.epoch + 1}/{progress.epochs} ", "bold")
+        line.append(f"{bar:<10}", "not bold cyan")
         line.append(
             f" {duration(left / speed['images_per_second'])} left  {speed['images_per_second']:,.0f} images/s  "
             f"{speed['waiting']:.0%} waiting for data  {numbers(progress.means())}",
@@ -84,12 +86,13 @@ class Screen:
         self.drawn = now
         return True
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
+    def epoch(self, record: Mapping[str, Any], progress: Progress) -> None:
         """The line that closes an epoch."""
-        figures = "".join(f"{split} {numbers(record[split])}  " for split in ("train", "val") if record[split])
+        val = f"val {numbers(record['val'])}  " if record["val"] or progress.phase == "train" else ""
+        best = "  best so far" if record["best"] and progress.phase == "train" else ""
         self.say(
-            f"epoch {record['epoch']}/{self.config.epochs}  {figures}{record['images_per_second']:,.0f} images/s  "
-            f"waiting for data {record['waiting']:.0%}" + ("  best so far" if record["best"] else "")
+            f"{NOUNS[progress.phase]} {progress.epoch}/{progress.epochs}  train {numbers(record['train'])}  {val}"
+            f"{record['images_per_second']:,.0f} images/s  waiting for data {record['waiting']:.0%}{best}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,19 +16,25 @@ from foveal.train.optim import build_optimizer
 from foveal.train.parallel import spread
 from foveal.train.plan import Plan
 
+PHASES = ("train", "refit")  # in the order in which a run goes through them
+
 
 @dataclass
 class Progress:
     """Where a run stands: plain numbers, stored as JSON.
 
-    epoch, batch: the epoch under way and how many of its batches are done.
-    step:         optimizer steps done in all.
+    phase:        one of PHASES.
+    epochs:       how many epochs the phase has.
+    epoch, batch: the epoch of it under way and how many of its batches are done.
+    step:         optimizer steps done in the phase.
     totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
     skipped:      steps left out because their loss was not finite.
     best, best_epoch: the highest rank so far; None before the first evaluation.
     kept:         rank and number of the best epochs, best first.
     """
 
+    phase: str = "train"
+    epochs: int = 0
     epoch: int = 0
     batch: int = 0
     step: int = 0
@@ -37,6 +43,11 @@ class Progress:
     best: list[float] | None = None
     best_epoch: int = 0
     kept: list[tuple[list[float], int]] = field(default_factory=list)
+
+    @property
+    def said(self) -> str:
+        """The phase and its last whole epoch, in words."""
+        return f"epoch {self.epoch}" if self.phase == "train" else f"{self.phase} epoch {self.epoch}"
 
     def add(self, terms: Mapping[str, float] | None, batches: int) -> None:
         """One step more, over so many batches; without terms it was left out."""
@@ -50,27 +61,24 @@ class Progress:
         """Each loss term, mean over the steps of the epoch under way."""
         return {name: total / self.totals["steps"] for name, total in self.totals.items() if name != "steps"}
 
-    def close_epoch(self, rank: Sequence[float], keep: int = 1) -> bool:
-        """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest.
-
-        So many of the best are `kept`, of equal ones the earlier.
-        """
+    def close_epoch(self, rank: Sequence[float]) -> bool:
+        """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest."""
         self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
-        self.kept = [*self.kept, (list(rank), self.epoch)]
-        self.kept.sort(key=lambda kept: (kept[0], -kept[1] if rank else kept[1]), reverse=True)
-        del self.kept[keep:]
         if rank and self.best is not None and list(rank) <= self.best:
             return False
         self.best, self.best_epoch = list(rank), self.epoch
         return True
 
-    def keeps(self, epoch: int) -> bool:
-        """Whether an epoch is among the best."""
-        return epoch in [number for _, number in self.kept]
+    def keep(self, rank: Sequence[float], count: int) -> bool:
+        """Whether the epoch closed last is one of so many best, which are `kept`; the earlier of equal ones."""
+        self.kept = [*self.kept, (list(rank), self.epoch)]
+        self.kept.sort(key=lambda kept: (kept[0], -kept[1] if rank else kept[1]), reverse=True)
+        del self.kept[count:]
+        return self.epoch in [number for _, number in self.kept]
 
-    def stale(self, patience: int | None) -> bool:
-        """Whether so many epochs have passed without a better one."""
-        return patience is not None and self.epoch - self.best_epoch >= patience
+    def over(self, patience: int | None) -> bool:
+        """Whether the phase has all its epochs, or as many as `patience` have passed without a better one."""
+        return self.epoch >= self.epochs or (patience is not None and self.epoch - self.best_epoch >= patience)
 
 
 class State:
@@ -90,17 +98,21 @@ class State:
     ) -> None:
         self.ranks, self.parallel = ranks, spread(system, ranks, device, config.shard)
         self.system, self.config = self.parallel.system, config
-        self.progress, self.plan = Progress(), Plan.of(config)
+        self.plan = Plan.of(config)
+        self.statistics: list[Tensor] = []
+        self.begin(schedule, Progress())
+
+    def begin(self, schedule: Callable[[int], float], progress: Progress) -> None:
+        """Stand before the first step, with the weights that the system has."""
+        self.progress, self.schedule = progress, schedule
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.schedules: dict[str, torch.optim.lr_scheduler.LambdaLR] = {}
         for name, player in self.system.players.items():
-            self.optimizers[name] = build_optimizer(player, config)
+            self.optimizers[name] = build_optimizer(player, self.config)
             self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
-        self.schedule = schedule
         self.scaler = torch.amp.GradScaler(self.system.device.type, enabled=self.plan.precision == "float16")
-        self.statistics: list[Tensor] = []
         self.average: dict[str, Tensor] | None = None
-        if config.ema is not None:
+        if self.config.ema is not None:
             self.average = {name: value.detach().clone() for name, value in _floats(self.system)}
 
     def follow(self, plan: Plan) -> None:
@@ -166,7 +178,7 @@ class State:
         """Bring back what `capture` gave; the weights are brought back by themselves."""
         tree = unflatten(record["tree"], tensors)
         self.follow(Plan(**tree["plan"]))
-        self.progress = Progress(**record["progress"])
+        self.progress = replace(self.progress, **record["progress"])
         for name, optimizer in self.optimizers.items():
             saved = tree["optimizers"][name]
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

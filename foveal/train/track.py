@@ -24,11 +24,12 @@ def tracker(kind: str, directory: Path) -> Iterator[Callable[[dict[str, Any]], N
         def track(record: dict[str, Any]) -> None:
             if not writers:
                 writers.append(stack.enter_context(SummaryWriter(str(directory / "tensorboard"))))
+            begin = "" if record["phase"] == "train" else f"{record['phase']}/"
             for split in ("train", "val"):
                 for name, value in record[split].items():
-                    writers[0].add_scalar(f"{name}/{split}", value, record["epoch"])
-            writers[0].add_scalar("lr", record["lr"], record["epoch"])
-            writers[0].add_scalar("images per second", record["images_per_second"], record["epoch"])
+                    writers[0].add_scalar(f"{begin}{name}/{split}", value, record["epoch"])
+            writers[0].add_scalar(f"{begin}lr", record["lr"], record["epoch"])
+            writers[0].add_scalar(f"{begin}images per second", record["images_per_second"], record["epoch"])
             writers[0].flush()
 
         yield track

@@ -31,9 +31,19 @@ PUBLISHERS: dict[str, Converter] = {
     "microsoft": microsoft.convert,
     "efficientnet_pytorch": efficientnet_pytorch.convert,
 }
-WRAPPINGS = ("model", "state_dict", "model_state_dict")
+# A running mean of the weights goes first: where one was kept, it is what was measured and published.
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict")
+WRAPPINGS = (*AVERAGES, "model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
 TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
+
+
+class Misfit(InputError):
+    """Weights that are not those of this system. state: what was read, under the file's names."""
+
+    def __init__(self, text: str, state: Mapping[str, Tensor]) -> None:
+        super().__init__(text)
+        self.state = state
 
 
 def load_weights(system: System, path: str | PathLike[str], published: Sequence[str] = ()) -> None:
@@ -46,21 +56,19 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     published: the classes of a publisher's file, if it has so many.
 
     Raises InputError for a file that is missing, truncated, not of weights, or whose opening would have to run code,
-    and for weights that are not exactly this system's.
+    and Misfit for weights that are not exactly this system's.
     """
     path = Path(path)
-    state = read(path)
-    layout, weights = translate(system, state)
-    weights = system.needed(weights)
+    state, wrapping = read(path)
     own = system.state_dict()
+    layout, weights = _own_names(system, own, state)
     added = [name for name in system.optional(weights) if name not in weights]
     weights |= {name: own[name] for name in added}
-    # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
-    weights = {name: own[name] for name in own if name.endswith("num_batches_tracked")} | weights
     known = class_names(path)
     labels = known or tuple(published)
     rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
+    said += f", the running mean in it ({wrapping})" if wrapping in AVERAGES else ""
     if rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
         weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
@@ -69,13 +77,42 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
         said += ", its head anew: the file has none"
     if added:
         said += f", which lacks {_few(added, 1)}: these begin anew"
-    if complaint := _misfit(system, own, weights) or system.refuses(layout):
-        kind = "" if layout == "foveal" else f" ({layout}'s layout)"
-        raise InputError(f"{path}{kind} does not fit {system.name or type(system).__name__}: {complaint}")
+    kind = "" if layout == "foveal" else f" ({layout}'s layout)"
+    about = f"{path}{kind} does not fit {system.name or type(system).__name__}"
+    if complaint := _misfit(system, own, weights):
+        raise Misfit(f"{about}: {complaint}", state)
+    if complaint := system.refuses(layout):
+        raise InputError(f"{about}: {complaint}")
+    learned = [name for name, _ in system.named_parameters()]
+    if spoilt := [name for name in learned if not weights[name].isfinite().all()]:
+        raise InputError(f"{path} holds what is not finite, in {_few(spoilt)}: its training has run away")
     system.load_state_dict(weights)
     system.started_from = said
     if layout != "foveal":
         system.licence = f"that of the weights published by {layout}"
+
+
+def fits(system: System, state: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of this system, but perhaps for the number of classes. It may lie on "meta"."""
+    own = system.state_dict()
+    layout, weights = _own_names(system, own, state)
+    if own.keys() != weights.keys() or system.misfit(weights) or system.refuses(layout):
+        return False
+    shapes = [(own[name].shape, weights[name].shape) for name in own if own[name].shape != weights[name].shape]
+    return all(_differ_in_classes(system, *pair) for pair in shapes)
+
+
+def _own_names(system: System, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The layout, and what the system needs of a file's tensors under its own names."""
+    layout, weights = translate(system, state)
+    # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
+    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+    return layout, counters | system.needed(weights)
+
+
+def _differ_in_classes(system: System, own: torch.Size, given: torch.Size) -> bool:
+    """Whether one shape has a row for each class of the system, and the other only more or fewer of them."""
+    return len(own) == len(given) and own[:1] == (len(system.labels),) and own[1:] == given[1:]
 
 
 def class_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
@@ -124,21 +161,51 @@ def translate(system: System, state: Mapping[str, Tensor]) -> tuple[str, dict[st
     return layout, readings[layout]
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The named tensors in a file, without what a training run keeps beside them or around their names."""
-    if not path.is_file():
-        raise InputError(f"there is no file of weights at {path}")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+def read(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The named tensors in a file, without what a training run keeps beside them or around their names, and under which
+    of WRAPPINGS they were."""
+    _check_kind(path)
+    content, wrapping = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path), None
     for _ in WRAPPINGS:  # each may stand around another
-        inner = [content[key] for key in WRAPPINGS if _is_map(content) and _is_map(content.get(key))]
-        content = inner[0] if inner else content
+        inner = [key for key in WRAPPINGS if _is_map(content) and _is_map(content.get(key))]
+        if inner:
+            content, wrapping = content[inner[0]], inner[0]
+    if wrapping in AVERAGES and "n_averaged" in content:  # the counter of torch's AveragedModel
+        content = {name: value for name, value in content.items() if name != "n_averaged"}
     if not _is_map(content) or not all(isinstance(value, Tensor) for value in content.values()):
         found = ", ".join(map(str, list(content)[:5])) if _is_map(content) else type(content).__name__
         raise InputError(f"{path} holds no weights by name, at its top or under {', '.join(WRAPPINGS)}, but {found}")
     state = {name: tensor for name, tensor in content.items() if not name.startswith(TRAIN)}
     while prefix := next((p for p in PREFIXES if state and all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+    return state, wrapping
+
+
+def _check_kind(path: Path) -> None:
+    """InputError for what stands where weights should, and is known by its first bytes."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: name the file of weights in it; that of a run is best.safetensors")
+    if not path.is_file():
+        raise InputError(f"there is no file of weights at {path}")
+    with open(path, "rb") as file:
+        start = file.read(512).lstrip().lower()
+    if not start:
+        raise InputError(f"{path} is empty, so it is no file of weights")
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise InputError(
+            f"{path} is a web page, not weights: what was downloaded is an answer of the server; try again"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path} only points to weights that git-lfs keeps: git lfs pull brings them")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its suffix or, whatever it is called, by how it begins: eight bytes of a length, then JSON."""
+    if path.suffix == ".safetensors":
+        return True
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -192,10 +259,10 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     if known := system.misfit(weights):
         return known
     pairs = [(own[name].shape, weights[name].shape) for name in shaped]
-    rows = len(system.labels)
-    of_classes = [len(a) == len(b) and a[:1] == (rows,) and a[1:] == b[1:] for a, b in pairs]
-    if shaped and all(of_classes) and not (missing or left_over or typed):
-        return f"it knows {pairs[0][1][0]} classes, the system {rows} ({shaped[0]}); create it with the file's labels"
+    of_classes = all(_differ_in_classes(system, *pair) for pair in pairs)
+    if shaped and of_classes and not (missing or left_over or typed):
+        theirs, ours = pairs[0][1][0], len(system.labels)
+        return f"it knows {theirs} classes, the system {ours} ({shaped[0]}); create it with the file's labels"
     complaints = {
         "missing": missing,
         "left over": left_over,

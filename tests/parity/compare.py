@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from foveal.catalog import create
 from foveal.system import System
 
+LABELS = ("a", "b", "c", "d", "e")
 TOLERANCE = 1e-9  # relative, in float64: rounding gives about 1e-14, any difference of substance far more than 1e-9
 
 
@@ -98,6 +100,18 @@ def compare_logits_and_gradients(
         "logits": logits_error,
         "gradients": errors[worst],
     }
+
+
+def by_order(reference: nn.Module, name: str, **fields: Any) -> dict[str, str]:
+    """The oracle's names -> ours, where tensors stand in one order: for packages whose names we do not read."""
+    with torch.device("meta"):
+        return dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
+
+
+def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
+    """An oracle without numbers, whose own initial ones would take time."""
+    with torch.device("meta"):
+        return build()
 
 
 def row(variant: str, package: str, model: str, layout: str, figures: Mapping[str, float]) -> dict[str, object]:

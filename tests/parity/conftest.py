@@ -1,21 +1,21 @@
 """`pytest tests/parity --parity-table FILE` writes what the tests measured as a table."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from foveal.catalog import create
 from foveal.weights import translate
 
-from .compare import compare_logits_and_gradients, oracle, randomise, row
+from .compare import compare_logits_and_gradients, randomise, row
 
-LABELS = ("a", "b", "c", "d", "e")
+HIDDEN = ("labels", "image_size")  # of no interest in a row
 
 COLUMNS = ("variant", "oracle", "layout", "parameters", "logits", "gradients")
 HEAD = f"""# Parity
@@ -64,51 +64,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def check_import(tmp_path: Path, record_property: Callable[[str, object], None]):
-    """A system of five classes against an oracle, through a file under the oracle's names and the importer."""
-
-    def run(
-        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
-    ) -> None:
-        file = tmp_path / "weights.safetensors"
-        save_file(randomise(reference).state_dict(), file)
-        system = create(name, labels=LABELS, weights=file, **fields)
-        file.unlink()  # pytest keeps what tests leave behind, and the large ones have 500 MB
-        layout, _ = translate(system, reference.state_dict())
-        figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1], size=size)
-        record_property("parity", row(described(name, fields), package, model, layout, figures))
-
-    return run
-
-
-@pytest.fixture
-def check_in_order(tmp_path: Path, record_property: Callable[[str, object], None]):
-    """The same under our own names, given to the oracle's tensors in their order: for names that we do not read."""
-
-    def run(
-        name: str, package: str, model: str, reference: nn.Module, *, size: int | tuple[int, int] = 64, **fields: Any
-    ) -> None:
-        names = dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
-
-        def translate_all(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {names[theirs]: tensor for theirs, tensor in state.items()}
-
-        file = tmp_path / "weights.safetensors"
-        save_file(translate_all(randomise(reference).state_dict()), file)
-        system = create(name, weights=file, **fields)
-        file.unlink()
-        figures = compare_logits_and_gradients(system, reference, translate_all, size=size)
-        record_property("parity", row(described(name, fields), package, model, "foveal, by order", figures))
-
-    return run
-
-
-def described(name: str, fields: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{field}={value}" for field, value in fields.items())
-    return f"{name} ({settings})" if settings else name
-
-
-@pytest.fixture
 def compare_by_file(tmp_path: Path, record_property: Callable[[str, object], None]) -> Callable[..., None]:
     """Through a file: under the oracle's names, by the importer that has to recognise them as those of `layout`; or,
     with `names` (theirs -> ours), under our own, for packages whose names we do not read."""
@@ -129,7 +84,7 @@ def compare_by_file(tmp_path: Path, record_property: Callable[[str, object], Non
         file_names = names or {theirs: theirs for theirs in state}
         save_file({file_names[theirs]: tensor for theirs, tensor in state.items()}, file)
         system = create(name, weights=file, **fields)
-        file.unlink()
+        file.unlink()  # pytest keeps what tests leave behind, and the large ones have 500 MB
         if names is None:
             assert translate(system, state)[0] == layout
 
@@ -137,26 +92,8 @@ def compare_by_file(tmp_path: Path, record_property: Callable[[str, object], Non
             return translate(system, {file_names[name]: tensor for name, tensor in theirs.items()})[1]
 
         figures = compare_logits_and_gradients(system, reference, to_ours, size=size)
-        settings = ", ".join(f"{field}={value}" for field, value in fields.items() if field != "labels")
+        settings = ", ".join(f"{field}={value}" for field, value in fields.items() if field not in HIDDEN)
         variant = f"{name} ({settings})" if settings else name
         record_property("parity", row(variant, package, model, layout or "foveal, by order", figures))
 
     return compare
-
-
-@pytest.fixture
-def published() -> Callable[..., None]:
-    """Asserts that a system has the parameters, classes and preprocessing of torchvision's IMAGENET1K_V1 weights."""
-
-    def check(name: str) -> None:
-        weights = oracle("torchvision.models").get_model_weights(name).IMAGENET1K_V1
-        with torch.device("meta"):
-            system = create(name)
-        assert sum(parameter.numel() for parameter in system.parameters()) == weights.meta["num_params"]
-        assert list(system.labels) == weights.meta["categories"]
-        theirs, ours = weights.transforms(), system.preprocess
-        assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
-        assert (ours.interpolation, ours.resize) == (theirs.interpolation.value, "crop")
-        assert ([ours.size[0]], [round(ours.size[0] / ours.crop)]) == (theirs.crop_size, theirs.resize_size)
-
-    return check

@@ -6,11 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.catalog import create
-
-from .compare import oracle
-
-LABELS = ("a", "b", "c", "d", "e")
+from .compare import LABELS, by_order, check_published, oracle
 
 
 def test_equal_to_torchvision(compare_by_file):
@@ -25,11 +21,6 @@ def test_sizes_equal_to_torchvision(size, compare_by_file):
     reference.classifier[6] = nn.Linear(32, 5)
     fields = {"labels": LABELS, "hidden": 32}
     compare_by_file("alexnet", "torchvision", "alexnet", reference, size=size, layout="torchvision", **fields)
-
-
-def by_order(reference, name, **fields):
-    with torch.device("meta"):
-        return dict(zip(reference.state_dict(), create(name, **fields).state_dict(), strict=True))
 
 
 @pytest.fixture
@@ -62,8 +53,8 @@ def test_zfnet_equal_to_pytorchcv(model, channels, pytorchcv, compare_by_file):
     compare_by_file("zfnet", "pytorchcv", model, reference, size=224, names=names, labels=LABELS, **fields)
 
 
-def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(published):
-    published("alexnet")
+def test_parameters_and_preprocessing_are_those_that_torchvision_publishes():
+    check_published("alexnet")
 
 
 def test_sizes_that_torchvision_refuses_are_refused():

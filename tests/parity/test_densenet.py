@@ -9,20 +9,22 @@ from torch import nn
 from foveal.catalog import create
 from foveal.weights import load_weights, translate
 
-from .compare import check_published, oracle, randomise
+from .compare import LABELS, by_order, check_published, oracle, randomise
 
 NAMES = ["densenet121", "densenet161", "densenet169", "densenet201"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_to_torchvision(name, check_import):
+def test_equal_to_torchvision(name, compare_by_file):
     models = oracle("torchvision.models")
-    check_import(name, "torchvision", name, models.get_model(name, weights=None, num_classes=5))
+    reference = models.get_model(name, weights=None, num_classes=5)
+    compare_by_file(name, "torchvision", name, reference, layout="torchvision", labels=LABELS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_to_timm(name, check_import):
-    check_import(name, "timm", name, oracle("timm").create_model(name, num_classes=5))
+def test_equal_to_timm(name, compare_by_file):
+    reference = oracle("timm").create_model(name, num_classes=5)
+    compare_by_file(name, "timm", name, reference, layout="torchvision", labels=LABELS)
 
 
 @pytest.mark.parametrize(
@@ -33,11 +35,12 @@ def test_equal_to_timm(name, check_import):
         ("densenet100_bc_cifar", {}, "densenet100_k12_bc_cifar10", (100, 12, True)),
     ],
 )
-def test_cifar_forms_equal_to_pytorchcv(name, fields, model, options, check_in_order):
+def test_cifar_forms_equal_to_pytorchcv(name, fields, model, options, compare_by_file):
     build = oracle("pytorchcv.models.densenet_cifar").get_densenet_cifar
     blocks, growth, bottleneck = options
     reference = build(num_classes=10, blocks=blocks, growth_rate=growth, bottleneck=bottleneck)
-    check_in_order(name, "pytorchcv", model, reference, size=32, **fields)
+    names = by_order(reference, name, **fields)
+    compare_by_file(name, "pytorchcv", model, reference, size=32, names=names, **fields)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,9 +9,7 @@ from foveal.catalog import create, variant
 from foveal.structures import Batch, Label
 from foveal.weights import translate
 
-from .compare import TOLERANCE, compare_logits_and_gradients, oracle, randomise, relative_error, row
-
-LABELS = ("a", "b", "c", "d", "e")
+from .compare import LABELS, TOLERANCE, compare_logits_and_gradients, oracle, randomise, relative_error, row
 
 
 def build(**fields):

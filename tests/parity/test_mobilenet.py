@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from foveal.catalog import create
 from foveal.errors import InputError
 
-from .compare import check_published, check_timm_preprocessing, oracle
+from .compare import LABELS, check_published, check_timm_preprocessing, oracle
 
 TORCHVISION = ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"]
 TIMM = [
@@ -31,26 +31,29 @@ WIDTHS = {
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_equal_to_torchvision(name, check_import):
+def test_equal_to_torchvision(name, compare_by_file):
     models = oracle("torchvision.models")
-    check_import(name, "torchvision", name, models.get_model(name, weights=None, num_classes=5))
+    reference = models.get_model(name, weights=None, num_classes=5)
+    compare_by_file(name, "torchvision", name, reference, layout="torchvision", labels=LABELS)
 
 
 @pytest.mark.parametrize("size", [64, (49, 70)])  # even and odd sides, which "same" pads differently
 @pytest.mark.parametrize("name", TIMM)
-def test_equal_to_timm(name, size, check_import):
-    check_import(name, "timm", name, oracle("timm").create_model(name, num_classes=5), size=size)
+def test_equal_to_timm(name, size, compare_by_file):
+    reference = oracle("timm").create_model(name, num_classes=5)
+    compare_by_file(name, "timm", name, reference, size=size, layout="timm", labels=LABELS)
 
 
-def test_v2_equal_to_timm(check_import):
+def test_v2_equal_to_timm(compare_by_file):
     reference = oracle("timm").create_model("mobilenetv2_100", num_classes=5)
-    check_import("mobilenet_v2", "timm", "mobilenetv2_100", reference)
+    compare_by_file("mobilenet_v2", "timm", "mobilenetv2_100", reference, layout="timm", labels=LABELS)
 
 
 @pytest.mark.parametrize("model", WIDTHS)
-def test_other_widths_equal_to_timm(model, check_import):
+def test_other_widths_equal_to_timm(model, compare_by_file):
     name, width = WIDTHS[model]
-    check_import(name, "timm", model, oracle("timm").create_model(model, num_classes=5), width=width)
+    reference = oracle("timm").create_model(model, num_classes=5)
+    compare_by_file(name, "timm", model, reference, layout="timm", labels=LABELS, width=width)
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -107,11 +110,12 @@ def published_file() -> Path:
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def test_lite0_equal_to_its_package(check_import: Callable[..., None]):
+def test_lite0_equal_to_its_package(compare_by_file: Callable[..., None]):
     build = oracle("efficientnet_lite_pytorch").EfficientNet.from_name
     reference = build("efficientnet-lite0", num_classes=5)
     # Its paddings are those of images of 224 pixels.
-    check_import("tf_efficientnet_lite0", "efficientnet-lite-pytorch", "efficientnet-lite0", reference, size=224)
+    names = "tf_efficientnet_lite0", "efficientnet-lite-pytorch", "efficientnet-lite0"
+    compare_by_file(*names, reference, size=224, layout="efficientnet_pytorch", labels=LABELS)
 
 
 def test_published_lite0_gives_the_logits_of_its_package():

@@ -8,24 +8,25 @@ from foveal.catalog import FAMILIES, create
 from foveal.errors import InputError
 from foveal.weights import translate
 
-from .compare import check_timm_preprocessing, oracle
+from .compare import LABELS, check_timm_preprocessing, oracle
 
 NAMES = [name for name in FAMILIES["classify.senet:SENet"].split() if name != "senet_nano"]
 LARGE = [name for name in NAMES if name.endswith(("101", "152", "101_32x4d", "154"))]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_to_timm(name, check_import):
+def test_equal_to_timm(name, compare_by_file):
     shallow = {"layers": (2, 2, 2, 2)} if name in LARGE else {}
     fields = {"depths": (2, 2, 2, 2)} if name in LARGE else {}
     reference = oracle("timm").create_model(name, num_classes=5, **shallow)
-    check_import(name, "timm", name, reference, **fields)
+    compare_by_file(name, "timm", name, reference, layout="timm", labels=LABELS, **fields)
 
 
 @pytest.mark.parametrize("name", ["seresnet18", "legacy_seresnet18"])
 @pytest.mark.parametrize("size", [(33, 62), (29, 47)])
-def test_pooling_at_the_borders_of_odd_maps(name, size, check_import):
-    check_import(name, "timm", name, oracle("timm").create_model(name, num_classes=5), size=size)
+def test_pooling_at_the_borders_of_odd_maps(name, size, compare_by_file):
+    reference = oracle("timm").create_model(name, num_classes=5)
+    compare_by_file(name, "timm", name, reference, size=size, layout="timm", labels=LABELS)
 
 
 @pytest.mark.parametrize("name", NAMES)

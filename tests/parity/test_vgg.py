@@ -1,19 +1,11 @@
 """VGG against torchvision and timm; with narrow hidden layers, which have most of the numbers."""
 
 import pytest
-import torch
 from torch import nn
 
-from .compare import oracle
+from .compare import LABELS, check_published, on_meta, oracle
 
-LABELS = ("a", "b", "c", "d", "e")
 NAMES = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
-
-
-def on_meta(build):
-    """An oracle without numbers, whose own initial ones would take time."""
-    with torch.device("meta"):
-        return build()
 
 
 def torchvision_vgg(name, hidden):
@@ -46,5 +38,5 @@ def test_equal_at_the_papers_size(package, compare_by_file):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name, published):
-    published(name)
+def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name):
+    check_published(name)

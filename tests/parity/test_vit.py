@@ -1,19 +1,13 @@
 """The Vision Transformer against torchvision and timm; the large ones with some of their blocks."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from foveal.catalog import create, variant
 from foveal.weights import load_weights, translate
 
-from .compare import compare_logits_and_gradients, oracle, randomise, row
+from .compare import LABELS, check_published, on_meta, oracle, randomise
 
-LABELS = ("a", "b", "c", "d", "e")
 TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
 TIMM = {
     "vit_b_16": "vit_base_patch16_224",
@@ -27,55 +21,35 @@ TIMM = {
 LARGE = ("vit_l_16", "vit_l_32")  # tested with two blocks, the others with all
 
 
-def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
-    """An oracle without numbers, whose own initial ones would take time."""
-    with torch.device("meta"):
-        return build()
-
-
-@pytest.fixture
-def check(tmp_path: Path, record_property: Callable[[str, object], None]):
-    """Through a file under the oracle's names, by the importer that recognises them."""
-
-    def run(name: str, package: str, model: str, reference: nn.Module, **fields: object) -> None:
-        file = tmp_path / "weights.safetensors"
-        save_file(randomise(reference).state_dict(), file)
-        size = fields.pop("image_size")
-        system = create(name, labels=LABELS, weights=file, image_size=size, **fields)
-        file.unlink()
-        layout, _ = translate(system, reference.state_dict())
-        assert layout == package
-        figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1], size=size)
-        settings = ", ".join(f"{field}={value}" for field, value in fields.items())
-        record_property("parity", row(f"{name} ({settings})" if settings else name, package, model, layout, figures))
-
-    return run
-
-
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_equal_to_torchvision(name, check):
+def test_equal_to_torchvision(name, compare_by_file):
     models, side = oracle("torchvision.models"), 2 * variant(name).patch
     fields = {"depth": 2} if name in LARGE else {}
     reference = on_meta(lambda: models.get_model(name, weights=None, num_classes=5, image_size=side))
     if name in LARGE:
         reference.encoder.layers = reference.encoder.layers[:2]
-    check(name, "torchvision", name, reference.to_empty(device="cpu"), image_size=side, **fields)
+    reference = reference.to_empty(device="cpu")
+    fields |= {"labels": LABELS, "image_size": side}
+    compare_by_file(name, "torchvision", name, reference, size=side, layout="torchvision", **fields)
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_equal_to_timm(name, check):
+def test_equal_to_timm(name, compare_by_file):
     timm, patch = oracle("timm"), variant(name).patch
     size = 2 * patch, 3 * patch  # rows and columns are not the same
     fields = {"depth": 2} if name in LARGE else {}
     reference = on_meta(lambda: timm.create_model(TIMM[name], num_classes=5, img_size=size, **fields))
-    check(name, "timm", TIMM[name], reference.to_empty(device="cpu"), image_size=size, **fields)
+    reference = reference.to_empty(device="cpu")
+    fields |= {"labels": LABELS, "image_size": size}
+    compare_by_file(name, "timm", TIMM[name], reference, size=size, layout="timm", **fields)
 
 
-def test_mean_of_the_patches_equal_to_timm(check):
+def test_mean_of_the_patches_equal_to_timm(compare_by_file):
     reference = oracle("timm").create_model(
         "vit_tiny_patch16_224", num_classes=5, img_size=(32, 48), global_pool="avg", class_token=False
     )
-    check("vit_t_16", "timm", "vit_tiny_patch16_224", reference, image_size=(32, 48), pool="mean")
+    fields = {"labels": LABELS, "image_size": (32, 48), "pool": "mean"}
+    compare_by_file("vit_t_16", "timm", "vit_tiny_patch16_224", reference, size=(32, 48), layout="timm", **fields)
 
 
 def test_training_equal_to_timm_draw_for_draw():
@@ -102,15 +76,7 @@ def test_training_equal_to_timm_draw_for_draw():
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name):
-    weights = oracle("torchvision.models").get_model_weights(name).IMAGENET1K_V1
-    with torch.device("meta"):
-        system = create(name)
-    assert sum(parameter.numel() for parameter in system.parameters()) == weights.meta["num_params"]
-    assert list(system.labels) == weights.meta["categories"]
-    theirs, ours = weights.transforms(), system.preprocess
-    assert (list(ours.mean), list(ours.std)) == (theirs.mean, theirs.std)
-    assert (ours.interpolation, ours.resize) == (theirs.interpolation.value, "crop")
-    assert ([ours.size[0]], [round(ours.size[0] / ours.crop)]) == (theirs.crop_size, theirs.resize_size)
+    check_published(name)
 
 
 @pytest.mark.parametrize("name", ["vit_t_16", "vit_s_16", "vit_s_32"])

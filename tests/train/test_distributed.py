@@ -27,6 +27,7 @@ HARD = {**SGD, "epochs": 2, "batch_size": 16, "accumulate": 2, "clip": 0.5, "ema
 EASY = {"epochs": 3, "batch_size": 40, "label_smoothing": 0.1}
 DROPPING = {"epochs": 3, "batch_size": 16, "accumulate": 2, "ema": 0.9, "save_minutes": 0.0005, "mixup": 0.2}
 NET = {"system": "vit_nano", "fields": {"dropout": 0.1, "stochastic_depth": 0.1}}
+REFIT = {**DROPPING, "epochs": 2, "refit": True}  # its first phase takes 20 batches
 EQUAL = {
     "lenet": {"system": "lenet", "settings": EASY},
     "lenet_sharded": {"system": "lenet", "settings": {**EASY, "shard": True}},
@@ -98,6 +99,8 @@ def work_through(directory: Path) -> None:
         "cut": {**NET, "settings": DROPPING, "befall": ["stop", 1, 17]},
         "whole_sharded": {**NET, "settings": sharded},
         "cut_sharded": {**NET, "settings": sharded, "befall": ["stop", 0, 17]},
+        "whole_refit": {**NET, "settings": REFIT},
+        "cut_refit": {**NET, "settings": REFIT, "befall": ["stop", 1, 27]},
         "uneven": {"system": "lenet", "settings": {"batch_size": 33}},
         "command": {"command": [*command, str(directory / "command"), "--json"]},
         "wrong": {"command": [*command, str(directory / "wrong"), "--batch-size", "9"]},
@@ -107,6 +110,7 @@ def work_through(directory: Path) -> None:
     for rank in (0, 1):
         assert told(directory, "cut", rank).startswith("Interrupted: stopped and saved; to go on, add --resume")
     again = {"cut_sharded": {**NET, "settings": {**sharded, "resume": True}}}
+    again["cut_refit"] = {**NET, "settings": {**REFIT, "resume": True}}
     again["cut"] = {**NET, "settings": {**DROPPING, "resume": True}, "befall": ["kill", 1, 9]}
     code, complaints = run_all(directory, "killed", again)
     assert code != 0
@@ -168,7 +172,10 @@ def test_a_checkpoint_of_two_processes_is_one_of_one(case: str, runs: Path) -> N
     assert figures == pytest.approx(record["result"], rel=1e-6)
 
 
-@pytest.mark.parametrize(("whole", "cut"), [("whole", "cut"), ("whole_sharded", "cut_sharded")])
+PAIRS = [("whole", "cut"), ("whole_sharded", "cut_sharded"), ("whole_refit", "cut_refit")]
+
+
+@pytest.mark.parametrize(("whole", "cut"), PAIRS)
 def test_a_resumed_run_of_two_processes_ends_bitwise_equal(whole: str, cut: str, runs: Path) -> None:
     for which in ("best", "last"):
         expected, found = tensors(runs / whole, which), tensors(runs / cut, which)
