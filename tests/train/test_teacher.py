@@ -14,7 +14,7 @@ from foveal.classify.classifier import Teaching
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
-from foveal.losses.classification import kl_divergence
+from foveal.losses.classification import distillation
 from foveal.structures import Label
 from foveal.train import checkpoint
 from foveal.train.augment import BatchAugment
@@ -95,7 +95,7 @@ def test_terms_of_the_loss(name: str, teaching: Teaching) -> None:
     )
     heads, terms = system.heads(batch.images), system.loss(taught)
     scores = heads["distillation_token" if name == "deit_nano" else "class"]
-    soft = kl_divergence(scores, teacher, 2.0)
+    soft = distillation(scores, teacher, 2.0)
     said = soft if teaching.way == "soft" else cross_entropy(scores, teacher.argmax(1))
     torch.testing.assert_close(terms.pop("distill"), teaching.weight * said)
     labels = system.losses(heads, taught)
