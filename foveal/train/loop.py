@@ -145,5 +145,11 @@ def descend(
 def fit(
     state: State, loader: Loader, augment: BatchAugment, run: Run, screen: Screen, meter: Meter, stop: StopRequests
 ) -> None:
-    """The whole of learning, by the system's own rule."""
-    state.system.fit(Passes(loader, run, screen, meter, stop))
+    """The whole of learning, by the system's own rule; what was saved before it is what a resumption begins with."""
+    if stop.requested:
+        raise run.interrupt()
+    stop.at_once = run.interrupt
+    try:
+        state.system.fit(Passes(loader, screen, meter))
+    finally:
+        stop.at_once = None

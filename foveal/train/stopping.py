@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,14 +12,19 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequests:
-    """requested: whether somebody wants the run to stop at the next step."""
+    """requested: whether somebody wants the run to stop at the next step.
+    at_once: makes the exception that a request raises where it stands; None where the run has something to save first.
+    """
 
     requested = False
+    at_once: Callable[[], BaseException] | None = None
 
     def note(self, number: int, frame: Any) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self.at_once:
+            raise self.at_once()
 
 
 @contextmanager
