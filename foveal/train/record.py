@@ -80,6 +80,11 @@ def new_record(
         "preprocess": described["preprocess"],
         "config": asdict(config),
         "origins": dict(origins),
+        "origins_of_others": {
+            "data": "user",
+            "weights": "user" if system.started_from else "default",
+            **{name: "user" for name in system.variant},
+        },
         "processes": processes,
         "environment": environment(device),
         "unreadable": {},
