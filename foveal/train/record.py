@@ -80,10 +80,10 @@ def new_record(
         "preprocess": described["preprocess"],
         "config": asdict(config),
         "origins": dict(origins),
-        "origins_of_others": {
-            "data": "user",
-            "weights": "user" if system.started_from else "default",
-            **{name: "user" for name in system.variant},
+        "inputs": {
+            "data": {"value": dataset.source, "from": "user"},
+            "weights": {"value": system.started_from, "from": "user" if system.started_from else "default"},
+            **{name: {"value": value, "from": "user"} for name, value in system.variant.items()},
         },
         "processes": processes,
         "environment": environment(device),
