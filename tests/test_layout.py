@@ -59,3 +59,12 @@ def test_public_names() -> None:
     for name in foveal.__all__:
         assert callable(getattr(foveal, name)), name
     assert set(foveal.__all__) <= set(dir(foveal))
+
+
+def test_help_of_a_package_that_is_a_verb_tells_of_the_function() -> None:
+    import pydoc
+
+    for verb, said in (("train", "Train a system on the train split"), ("explain", "Raises InputError")):
+        text = pydoc.plain(pydoc.render_doc(getattr(foveal, verb)))
+        assert f"{verb}(system" in text
+        assert said in text

@@ -1,6 +1,7 @@
 """foveal check"""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,7 @@ class Check:
     Example: foveal check photos/
     """
 
-    data: tyro.conf.Positional[str]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A built-in set, a folder of class folders, or a CSV file."""
     json: bool = False
     """One JSON document on stdout."""

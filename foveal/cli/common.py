@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -72,6 +73,15 @@ def find_system(
     return trained(run_or_name).to(found)
 
 
+def check_folder(folder: Path) -> None:
+    """InputError where nothing can be written in a folder, or it cannot be made: before the work, not after it."""
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise InputError(f"cannot write in {folder}: {above} is not a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write in {folder}: no permission to write in {above}")
+
+
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a verb on stdout, as one JSON document or as text."""
     if as_json or text:
@@ -79,10 +89,10 @@ def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a table for a terminal, or separated by tabs for a pipe."""
+    """Rows below their headings, as a table for a terminal, or separated by tabs for a pipe."""
     shown = [[one_line(cell) for cell in row] for row in rows]
     if not (sys.stdout and sys.stdout.isatty()):
-        return "\n".join("\t".join(row) for row in shown)
+        return "\n".join("\t".join(row) for row in ([headings, *shown] if shown else []))
     grid = Table(*headings, box=None, pad_edge=False, header_style="bold")
     for row in shown:
         grid.add_row(*row)

@@ -1,8 +1,10 @@
 """foveal evaluate"""
 
+import os
 from dataclasses import dataclass
 
 from foveal.cli.common import RunOrName, answer, find_system, one_line, parse, table
+from foveal.errors import InputError
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Evaluate:
 
 def run(words: list[str]) -> None:
     options = parse(Evaluate, "evaluate", words)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
     from foveal.train.evaluate import evaluation_loader, measure
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, parse, table
 from foveal.errors import InputError
 
 
@@ -58,6 +58,9 @@ def run(words: list[str]) -> None:
     out = Path(options.out)
     if out.suffix.lower() != ".png":
         raise InputError(f"the picture is a PNG file: --out has to end in .png, not {out.name!r}")
+    check_folder(out.parent)
+    if out.is_dir():
+        raise InputError(f"cannot write {out}: it is a folder")
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     image = read_image(options.image)

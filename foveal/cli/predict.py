@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, find_system, one_line, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.errors import InputError
 
 PICTURES = 100  # more would be too small to see, and too much to hold
@@ -51,6 +51,10 @@ def run(words: list[str]) -> int:
     paths = _image_files(options.images)
     if options.precision != "float32" and options.plan == "eager":
         raise InputError(f"precision {options.precision} has no effect without --plan auto")
+    if not any(path.exists() for path in paths):
+        raise InputError(f"there is no image {paths[0]}")
+    if options.out:
+        check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device)
     if options.plan == "auto":
         from foveal.accelerate import accelerate
@@ -97,10 +101,8 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
             if not inside:
                 raise InputError(f"{path} has no images in it")
             files += [path / name for name in inside]
-        elif path.exists():
+        else:  # or nothing, which reading it will tell: the others can be answered
             files.append(path)
-        else:
-            raise InputError(f"there is no image {path}")
     if not files:
         raise InputError("no image given: foveal predict RUN IMAGE...")
     return files

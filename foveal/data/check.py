@@ -72,6 +72,11 @@ def check(dataset: Dataset) -> Findings:
             found.two_labels.append([f"{names[i]} ({dataset.labels[labels[i]]})" for i in group])
         if len(set(splits[group])) > 1:
             found.leaks.append([f"{names[i]} ({SPLITS[splits[i]]})" for i in group])
+    copies = [[names[i] for i in group] for group in same.values() if len(group) > 1 and _one(labels, splits, group)]
+    if copies:
+        count = sum(len(group) - 1 for group in copies)
+        shown = ", ".join(copies[0][:3])
+        found.notes.append(f"{count} {'image is a copy' if count == 1 else 'images are copies'} of others, as {shown}")
 
     thumbnails = np.stack([seen[index].thumbnail for index in good]) if good else np.zeros((0, 1))
     for one, two in _alike(thumbnails):
@@ -85,6 +90,11 @@ def check(dataset: Dataset) -> Findings:
             f"{dataset.labels[other]}"
         )
     return found
+
+
+def _one(labels: np.ndarray, splits: np.ndarray, group: list[int]) -> bool:
+    """Whether the images of a group are of one class and one split."""
+    return len(set(labels[group])) == len(set(splits[group])) == 1
 
 
 @dataclass(frozen=True)

@@ -214,6 +214,8 @@ def _configuration(record: Mapping[str, Any]) -> Html:
     config, origins = record["config"], record["origins"]
     rows = [(name, plain(value), origins[name]) for name, value in config.items()]
     chosen = [row for row in rows if row[2] == "user"] + [row for row in rows if row[2] not in ("user", "default")]
+    given = [(name, plain(told["value"]), told["from"]) for name, told in record.get("inputs", {}).items()]
+    chosen = [row for row in given if row[2] == "user"] + chosen
     rest = [row[:2] for row in rows if row[2] == "default"]
     preprocess = {**record["preprocess"], "size": " x ".join(map(str, record["preprocess"]["size"]))}
     parts = [

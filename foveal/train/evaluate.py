@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -85,5 +86,8 @@ def check_task(system: System, dataset: Dataset) -> None:
 
 def default_workers(dataset: Dataset, ranks: Ranks = ALONE) -> int:
     """No worker for images in memory; else one for each core that the processes here leave free, at most eight."""
-    cores = (os.cpu_count() or 1) // ranks.neighbours
-    return 0 if dataset.in_memory else min(8, max(1, cores - 1, torch.get_num_threads() // 2))
+    # What this process may use, which is what torch warns above of.
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = allowed // ranks.neighbours
+    wanted = max(1, cores - 1, torch.get_num_threads() // 2)
+    return 0 if dataset.in_memory else min(8, wanted, max(1, allowed))

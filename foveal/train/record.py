@@ -83,6 +83,11 @@ def new_record(
         "teacher": teacher and teacher.record,
         "config": asdict(replace(config, teacher=teacher.said if teacher else None)),
         "origins": dict(origins),
+        "inputs": {
+            "data": {"value": dataset.source, "from": "user"},
+            "weights": {"value": system.started_from, "from": "user" if system.started_from else "default"},
+            **{name: {"value": value, "from": "user"} for name, value in system.variant.items()},
+        },
         "processes": processes,
         "environment": environment(device),
         "unreadable": {},

@@ -65,6 +65,14 @@ class Run:
         self.begun = False
         self._lock: IO[str] | None = None
 
+    def __repr__(self) -> str:
+        """Run('runs/digits', finished, best epoch 7: accuracy 0.9845)"""
+        said = [repr(str(self.directory)), str(self.record.get("status"))]
+        if "best_epoch" in self.record:
+            figures = [f"{name} {value:.4g}" for name, value in self.record["result"].items()][:1]
+            said.append(": ".join([f"best epoch {self.record['best_epoch']}", *figures]))
+        return f"Run({', '.join(said)})"
+
     @classmethod
     def open(
         cls,

@@ -152,7 +152,8 @@ def test_evaluate_without_weights(fails: Callable[..., str]) -> None:
 
 def test_predict(works: Callable[..., Answer], shared_images: Path, shared_run: Path) -> None:
     answer = works("predict", shared_run, shared_images / "one/1.png", shared_images / "two/2.jpg")
-    rows = [line.split("\t") for line in answer.out.splitlines()]
+    head, *rows = [line.split("\t") for line in answer.out.splitlines()]
+    assert head == ["image", "class", "probability", "next"]
     assert [row[0] for row in rows] == [str(shared_images / "one/1.png"), str(shared_images / "two/2.jpg")]
     assert all(row[1] in CLASSES and 1 / 3 <= float(row[2]) <= 1 and row[3].count(",") == 1 for row in rows)
     assert answer.err == ""
@@ -179,7 +180,7 @@ def test_predict_reports_a_damaged_image(call: Callable[..., Answer], images: Pa
     broken.write_bytes(b"no image")
     answer = call("predict", shared_run, images / "one")
     assert answer.code == 2
-    assert len(answer.out.splitlines()) == 19
+    assert len(answer.out.splitlines()) == 20  # a heading, and the others
     assert answer.err == f"foveal: cannot read {broken}: it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image\n"
     answer = call("predict", shared_run, images / "one", "--json", "--out", images / "out")
     assert answer.code == 2
@@ -223,25 +224,24 @@ def test_predict_files_whose_name_is_no_text(
     document = works("predict", shared_run, name, "--json", "--out", tmp_path / "out").document()
     assert document["predictions"][0]["image"] == str(name)
     assert json.loads((tmp_path / "out/predictions.json").read_text()) == document
-    assert works("predict", shared_run, name).out.startswith(f"{images}/caf\\udce9.png\t")
+    assert works("predict", shared_run, name).out.splitlines()[1].startswith(f"{images}/caf\\udce9.png\t")
 
 
 def test_the_answer_is_not_lost_with_the_files(
     call: Callable[..., Answer], shared_images: Path, shared_run: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").write_text("keep me")
-    answer = call("predict", shared_run, shared_images / "one/1.png", "--out", tmp_path / "file")
+    (tmp_path / "out" / "predictions.json").mkdir(parents=True)
+    answer = call("predict", shared_run, shared_images / "one/1.png", "--out", tmp_path / "out")
     assert answer.code == 2
-    assert answer.err == f"foveal: cannot write {tmp_path / 'file' / 'predictions.json'}: File exists\n"
+    assert answer.err.startswith(f"foveal: cannot write {tmp_path / 'out' / 'predictions.json'}: ")
     assert str(shared_images / "one/1.png") in answer.out
-    assert (tmp_path / "file").read_text() == "keep me"
 
 
 def test_bad_predict(fails: Callable[..., str], shared_images: Path, shared_run: Path, tmp_path: Path) -> None:
     image = shared_images / "one/1.png"
     assert "no image given" in fails("predict", shared_run)
     assert "empty" in fails("predict", shared_run, "")
-    assert f"there is no image {tmp_path / 'gone.png'}" in fails("predict", shared_run, image, tmp_path / "gone.png")
+    assert f"there is no image {tmp_path / 'gone.png'}" in fails("predict", shared_run, tmp_path / "gone.png")
     assert f"{tmp_path} has no images in it" in fails("predict", shared_run, tmp_path)
     assert "top must be at least 1, not 0" in fails("predict", shared_run, image, "--top", "0")
     assert "cannot use the device 'bogus'" in fails("predict", shared_run, image, "--device", "bogus")
@@ -264,3 +264,30 @@ def test_a_measured_plan_predicts_the_same(
 def test_a_precision_without_a_plan_is_told(fails: Callable[..., str], shared_images: Path, shared_run: Path) -> None:
     line = fails("predict", shared_run, shared_images / "one", "--precision", "bfloat16")
     assert "precision bfloat16 has no effect without --plan auto" in line
+
+
+def test_predict_answers_for_the_others_where_one_is_missing(
+    call: Callable[..., Answer], shared_images: Path, shared_run: Path
+) -> None:
+    answer = call("predict", shared_run, shared_images / "one/1.png", "gone.png", "--json")
+    assert answer.code == 2
+    document = json.loads(answer.out)
+    assert [p["image"] for p in document["predictions"]] == [str(shared_images / "one/1.png")]
+    assert [*document["unreadable"]] == ["gone.png"]
+
+
+def test_predict_looks_where_it_will_write_before_it_works(
+    fails: Callable[..., str], shared_images: Path, shared_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    image = shared_images / "one/1.png"
+    assert "is not a folder" in fails("predict", shared_run, image, "--out", tmp_path / "file" / "out")
+    out = tmp_path / "file" / "a.png"
+    assert "is not a folder" in fails("explain", shared_run, image, "--out", out)
+
+
+def test_evaluate_is_for_one_process(
+    fails: Callable[..., str], shared_images: Path, shared_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "start it without torchrun" in fails("evaluate", shared_run, "--data", shared_images)

@@ -11,7 +11,10 @@ from tests.cli.conftest import Answer
 
 def test_list(works: Callable[..., Answer]) -> None:
     lines = works("list").out.splitlines()
-    assert [line.split("\t") for line in lines] == [[name, "classify"] for name in foveal.names("classify")]
+    assert [line.split("\t") for line in lines] == [
+        ["name", "task"],
+        *([name, "classify"] for name in foveal.names("classify")),
+    ]
 
 
 def test_list_of_a_task(works: Callable[..., Answer]) -> None:

@@ -142,7 +142,7 @@ def test_words_that_do_not_fit(
 def test_a_table_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("[bold]a[/x]", ":smile:"), ("two\nlines\t", "caf\udce9 猫")]
     shown = ["[bold]a[/x]", ":smile:", "two\\nlines\\t", "caf\\udce9 猫"]
-    assert common.table(("one", "two"), rows).split("\n") == ["\t".join(shown[:2]), "\t".join(shown[2:])]
+    assert common.table(("one", "two"), rows).split("\n") == ["one\ttwo", "\t".join(shown[:2]), "\t".join(shown[2:])]
     monkeypatch.setattr(sys, "stdout", Terminal())
     lines = common.table(("one", "two"), rows).split("\n")
     assert len(lines) == 3

@@ -109,3 +109,11 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files(folder, "train", 2)[0].write_bytes(b"")
     assert main(["check", str(folder)]) == 2
     assert "cannot be read (1):" in capsys.readouterr().out
+
+
+def test_copies_within_a_class_and_split_are_noted(folder: Path) -> None:
+    one = files(folder, "test", 2)[0]
+    one.with_name("copy.png").write_bytes(one.read_bytes())
+    found = findings(folder)
+    assert found.faults == 0
+    assert any(note.startswith("1 image is a copy of others, as ") and "copy.png" in note for note in found.notes)

@@ -80,7 +80,8 @@ def test_configuration(run: Path) -> None:
     part, known = section(read(run / "report.html"), "Configuration"), record(run)
     (folded,) = part.iter("details")
     defaults = rows(folded)
-    chosen = rows(part)[: -len(defaults)]
+    data, *chosen = rows(part)[: -len(defaults)]
+    assert tuple(data) == ("data", "digits", "user")
     assert [origin for _, _, origin in chosen] == ["user"] * 4 + ["recipe of linear_softmax"] * 4
     assert {name: origin for name, _, origin in chosen} | {name: "default" for name, _ in defaults} == known["origins"]
     shown = {name: value for name, value, *_ in chosen + defaults}

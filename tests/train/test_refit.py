@@ -201,3 +201,21 @@ def test_the_command_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFi
     assert "for 2 epochs and as many of the refit" in shown.err
     assert "refit epoch 1/" in shown.err
     assert "then trained anew on the train and val splits for" in shown.out
+
+
+def test_a_run_shows_what_it_is(whole: Run, tmp_path: Path) -> None:
+    best = whole.record["best_epoch"]
+    assert repr(whole) == f"Run('{whole.directory}', finished, best epoch {best})"
+    plain = learn(tmp_path / "run", epochs=1, warmup=0.0)
+    accuracy = plain.record["result"]["accuracy"]
+    assert repr(plain) == f"Run('{plain.directory}', finished, best epoch 1: accuracy {accuracy:.4g})"
+    with pytest.raises(foveal.InputError, match="accumulate 99 takes more batches than the 10 of an epoch"):
+        learn(tmp_path / "other", accumulate=99)
+
+
+def test_data_weights_and_variant_have_an_origin(whole: Run) -> None:
+    inputs = whole.record["inputs"]
+    assert inputs["data"] == {"value": "digits", "from": "user"}
+    assert inputs["weights"] == {"value": None, "from": "default"}
+    assert inputs["subsampling"] == {"value": "trainable", "from": "user"}
+    assert "subsampling" in write_report(whole.directory, small_digits()).read_text().partition("Defaults: ")[0]
