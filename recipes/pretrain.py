@@ -1,9 +1,9 @@
 """What learning without labels buys where labels are few: rotations of digits first, then ten labels a class.
 
-claim     none: the figures are what they are
+claim     the mean test accuracy is not lower than from scratch; single seeds differ by more than the gain
 command   python recipes/pretrain.py [NAME]
-cost      about three minutes on two cores
-expected  nothing; docs/results.md has what was found
+cost      about five minutes on two cores
+expected  a gain of about two hundredths for resnet_nano
 measured  docs/results.md
 """
 
