@@ -297,8 +297,9 @@ def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
 
     from foveal.weights import fits
 
-    family = [name for name in ENTRIES if ENTRIES[name] == ENTRIES[system.name]]
-    for names in (family, [name for name in ENTRIES if name not in family]):
+    relatives = [name for name in ENTRIES if ENTRIES[name] == ENTRIES[system.name]]
+    others = [name for name in ENTRIES if name not in relatives and not family(name).can("fit")]
+    for names in (relatives, others):
         if fits(system, state):  # but for its classes
             break
         with torch.device("meta"):

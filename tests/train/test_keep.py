@@ -63,11 +63,13 @@ def test_a_kill_at_any_moment(moment: str, tmp_path: Path) -> None:
 def test_of_equal_epochs_the_earlier_and_without_figures_the_latest() -> None:
     progress = Progress()
     for rank in (0.5, 0.7, 0.5, 0.7, 0.6):
-        progress.close_epoch((rank,), 3)
+        progress.close_epoch((rank,))
+        progress.keep((rank,), 3)
     assert [epoch for _, epoch in progress.kept] == [2, 4, 5]
     progress = Progress()
     for _ in range(4):
-        progress.close_epoch((), 2)
+        progress.close_epoch(())
+        progress.keep((), 2)
     assert [epoch for _, epoch in progress.kept] == [4, 3]
 
 

@@ -145,7 +145,7 @@ def test_settings_and_their_defaults() -> None:
 def test_teachers_that_cannot_teach(tmp_path: Path) -> None:
     for teacher, said in [
         (str(tmp_path / "none"), "none is neither a run or checkpoint nor a system"),
-        ("resnet18", "the teacher resnet18 is neither"),
+        ("resnet18", "resnet18 has no trained weights here"),
         (build(labels=["x", *small_digits().labels[:2]]), "the teacher lenet does not know .* and 3 more"),
         (Detector(), "Detector cannot teach: it is a system to detect, not to classify"),
     ]:

@@ -211,7 +211,7 @@ def test_another_architecture_is_named(theirs: str, ours: str, said: str, tmp_pa
 
 
 NO_WEIGHTS = {
-    "a folder: name the file of weights in it": lambda path: path.mkdir(),
+    "has no best.safetensors or last.safetensors: it is not a run": lambda path: path.mkdir(),
     "a web page, not weights": lambda path: path.write_text("\n <!DOCTYPE html>\n<html><body>404</body></html>"),
     "only points to weights that git-lfs keeps: git lfs pull": lambda path: path.write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 102530333\n"
