@@ -28,6 +28,7 @@ class Linear(Classifier):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        self.check_exact(images.shape[2:])
         return self.classifier(self.normalize(images).flatten(1))  # (B, 3, H, W) -> (B, D) -> (B, C)
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:

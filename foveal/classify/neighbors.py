@@ -10,18 +10,19 @@ pixels, or the `features` of any classifier that was trained before. Learning is
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from foveal.classify.classifier import Scorer, label_indices
 from foveal.classify.labels import DIGITS
+from foveal.classify.linear import PIXELS
 from foveal.errors import InputError
 from foveal.nn.fitted import Fitted
 from foveal.ops.nearest import nearest
 from foveal.structures import Batch, Label
-from foveal.system import Preprocess, Spec, System, shown
+from foveal.system import Spec, System, shown
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,4 @@ def vote(distances: Tensor, classes: Tensor, count: int, weighting: str) -> Tens
     return shares / shares.sum(1, keepdim=True)
 
 
-PIXELS = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-RECIPE: dict[str, Any] = {}
-
-VARIANTS = {"knn": NeighborsSpec(DIGITS, PIXELS, RECIPE)}
+VARIANTS = {"knn": NeighborsSpec(DIGITS, PIXELS)}

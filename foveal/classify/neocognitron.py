@@ -195,16 +195,19 @@ class Neocognitron(Scorer):
         # The share of each class in the votes for each plane of the last layer.
         self.votes = nn.Parameter(torch.zeros(inputs, len(spec.labels)), requires_grad=False)
 
-    def features(self, images: Tensor, stages: int = 3) -> Tensor:
+    def cells(self, images: Tensor, stages: int = 3) -> Tensor:
         """(B, 3, H, W) -> the C-cells of the first `stages`, (B, K, H', W')."""
         u = self.normalize(images)
         for stage in list(self.stages)[:stages]:
             u = stage["complex"](stage["simple"](u))  # type: ignore[index]
         return u
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, K): the strongest answer of each plane of the last layer."""
+        return self.cells(images).flatten(1)
+
     def forward(self, images: Tensor) -> Tensor:
-        answers = self.features(images).flatten(1)  # (B, K)
-        return GAIN * (answers[:, :, None] * self.votes).amax(1)  # (B, C)
+        return GAIN * (self.features(images)[:, :, None] * self.votes).amax(1)  # (B, C)
 
     @torch.no_grad()
     def fit(self, data: Iterable[Batch]) -> None:
@@ -212,11 +215,11 @@ class Neocognitron(Scorer):
         for number, stage in enumerate(self.stages):
             cells = stage["simple"]  # type: ignore[index]
             cells.begin()
-            below = torch.cat([self.features(part, number) for part in self._parts(images)])
+            below = torch.cat([self.cells(part, number) for part in self._parts(images)])
             for _ in range(self.passes):
                 for i in torch.randperm(len(below)).tolist():
                     cells.learn(below[i : i + 1])
-        winners = torch.cat([self.features(part).flatten(1).argmax(1) for part in self._parts(images)])
+        winners = torch.cat([self.features(part).argmax(1) for part in self._parts(images)])
         self.votes.zero_().index_add_(0, winners, one_hot(labels, len(self.labels)).to(self.votes))
         self.votes.div_(self.votes.sum(1, keepdim=True).clamp(min=1))
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from foveal.classify.classifier import filter_pictures
 from foveal.classify.labels import DIGITS
-from foveal.classify.neighbors import PIXELS, RECIPE, Neighbors, NeighborsSpec
+from foveal.classify.linear import PIXELS
+from foveal.classify.neighbors import Neighbors, NeighborsSpec
 from foveal.errors import InputError
 from foveal.nn.fitted import Fitted
 from foveal.structures import Batch
@@ -54,6 +55,8 @@ class PCA(Neighbors):
 
     def project(self, vectors: Tensor) -> Tensor:
         """(B, D) -> (B, n)."""
+        if self.basis.empty:
+            raise self._cannot("answer yet: it knows no images; train it first")
         return (vectors - self.basis.get_buffer("mean")) @ self.basis.get_buffer("components").T
 
     def fit(self, data: Iterable[Batch]) -> None:
@@ -88,4 +91,4 @@ class PCA(Neighbors):
         }
 
 
-VARIANTS = {"pca": PCASpec(DIGITS, PIXELS, RECIPE)}
+VARIANTS = {"pca": PCASpec(DIGITS, PIXELS)}

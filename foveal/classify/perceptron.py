@@ -53,6 +53,7 @@ class Perceptron(Scorer):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        self.check_exact(images.shape[2:])
         return self.classifier(self.normalize(images).flatten(1))  # (B, 3, H, W) -> (B, D) -> (B, C)
 
     def fit(self, data: Iterable[Batch]) -> None:

@@ -67,8 +67,10 @@ class VisualWords(Scorer):
 
     def __init__(self, spec: VisualWordsSpec) -> None:
         super().__init__(spec)
-        if min(spec.words, spec.stride, spec.levels, spec.sample) < 1 or spec.cost <= 0:
-            raise InputError("words, stride, levels, sample and cost are above 0")
+        if spec.words < 2 or min(spec.stride, spec.levels, spec.sample) < 1 or spec.cost <= 0:
+            raise InputError(
+                "words are at least 2, of which one is for what is flat; stride, levels, sample and cost are above 0"
+            )
         if spec.patch < 2 or (spec.descriptor == "gradients" and spec.patch % 2):
             raise InputError(f"patch is at least 2 and, for gradients, even, not {spec.patch}")
         self.check_smallest(spec.preprocess.size, spec.patch + spec.stride * (2 ** (spec.levels - 1) - 1))

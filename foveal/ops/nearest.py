@@ -29,8 +29,6 @@ def nearest(queries: Tensor, points: Tensor, k: int, metric: Metric = "l2") -> t
     block = max(1, ELEMENTS // width)  # points that are float64 at once
     rows = max(1, ELEMENTS // max(min(block, len(points)), width * (k + 8)))
     found = [_nearest(part, points, k, metric, block) for part in queries.split(rows)]
-    if not found:
-        return queries.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=queries.device)
     distances, indices = zip(*found, strict=True)
     return torch.cat(distances), torch.cat(indices)
 
@@ -82,7 +80,7 @@ def _rough(queries: Tensor, points: Tensor, metric: Metric) -> Tensor:
 
 def _exact(queries: Tensor, points: Tensor, indices: Tensor, metric: Metric) -> Tensor:
     """(B, m): the distance of each query to its points (B, m)."""
-    chosen = _scaled(points[indices.flatten()], metric).view(*indices.shape, -1)
+    chosen = _scaled(points[indices.flatten()], metric).view(*indices.shape, points.shape[1])
     return distance(queries[:, None], chosen, metric)
 
 

@@ -90,3 +90,13 @@ def test_features_are_what_the_classifier_reads(name: str) -> None:
     classifier = system.classifier
     last = classifier if isinstance(classifier, torch.nn.Linear) else [*classifier.children()][-1]
     assert torch.allclose(last(features), system(images), atol=1e-5)
+
+
+def test_features_of_a_fitted_system() -> None:
+    inner = foveal.create("neocognitron", planes=(4, 6, 8))
+    images = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    inner.fit([batch(images, [n % 10 for n in range(20)])])
+    system = foveal.create("knn", features=inner, k=1)
+    system.fit([batch(images, [n % 10 for n in range(20)])])
+    assert system.features(images).shape == (20, 8)
+    assert system(images).shape == (20, 10)

@@ -41,3 +41,8 @@ def test_no_more_components_than_images() -> None:
         system.fit([batch(torch.rand(12, 3, 4, 4), [0, 1, 2] * 4)])
     with pytest.raises(foveal.InputError, match="components must be"):
         foveal.create("pca", components=0)
+
+
+def test_nothing_is_known_before_it_is_fitted() -> None:
+    with pytest.raises(foveal.InputError, match="pca cannot answer yet"):
+        foveal.create("pca").features(torch.rand(2, 3, 32, 32))

@@ -86,3 +86,9 @@ def test_a_pass_without_an_error_is_the_last() -> None:
 def test_settings_that_cannot_be(fields: dict) -> None:
     with pytest.raises(foveal.InputError, match="eta0 is above 0 and passes at least 1"):
         foveal.create("perceptron", **fields)
+
+
+@pytest.mark.parametrize("name", ["perceptron", "linear_softmax"])
+def test_images_of_another_size(name: str) -> None:
+    with pytest.raises(foveal.InputError, match=f"{name} takes images of 32 x 32 pixels, not 20 x 32"):
+        foveal.create(name)(torch.rand(2, 3, 20, 32))

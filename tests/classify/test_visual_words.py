@@ -193,7 +193,7 @@ def test_too_few_patches(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "told"),
     [
-        ("visual_words_patches", {"words": 0}, "above 0"),
+        ("visual_words_patches", {"words": 1}, "words are at least 2"),
         ("visual_words_patches", {"patch": 1}, "at least 2"),
         ("visual_words_hog", {"patch": 7}, "even, not 7"),
         ("visual_words_hog", {"image_size": 8}, "10 x 10 pixels or more"),

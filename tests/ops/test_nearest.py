@@ -50,3 +50,9 @@ def test_what_the_product_rounds_away_is_found() -> None:
 def test_zero_vectors_have_no_angle() -> None:
     distances, _ = nearest(torch.zeros(1, 3), torch.eye(3), 3, "cosine")
     assert distances.tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_nobody_asks(metric: Any) -> None:
+    distances, indices = nearest(torch.zeros(0, 5), torch.rand(20, 5), 3, metric)
+    assert distances.shape == indices.shape == (0, 3)
