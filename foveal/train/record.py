@@ -43,8 +43,10 @@ def is_epoch(record: Mapping[str, Any], phase: str, epoch: int | None = None) ->
 
 def is_before(record: Mapping[str, Any], progress: Progress) -> bool:
     """Whether a line of metrics.jsonl was written before the run stood there."""
-    phase, counted = PHASES.index(record.get("phase", "train")), "epoch" if record["event"] == "epoch" else "step"
-    return (phase, record[counted]) <= (PHASES.index(progress.phase), getattr(progress, counted))
+    phase, now = PHASES.index(record.get("phase", "train")), PHASES.index(progress.phase)
+    # Epochs are counted when they end, steps from when they begin.
+    done = record["epoch"] <= progress.epoch if record["event"] == "epoch" else record["step"] < progress.step
+    return phase < now or (phase == now and done)
 
 
 def replace_text(path: Path, text: str) -> None:
