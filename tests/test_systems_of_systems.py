@@ -92,3 +92,14 @@ def test_what_stands_for_no_system(tmp_path: Path) -> None:
     ]:
         with pytest.raises(foveal.InputError, match=text):
             foveal.create("knn", features=value)
+
+
+@pytest.mark.parametrize("name", ["knn", "pca", "visual_words_patches"])
+def test_what_was_fitted_is_loaded_as_weights(name: str, tmp_path: Path) -> None:
+    fields = {"components": 4} if name == "pca" else {"words": 5} if name.startswith("visual") else {}
+    system = known(foveal.create(name, **fields))
+    path = save(system, tmp_path / "fitted.safetensors")
+    images = torch.rand(3, 3, *system.preprocess.size)
+    assert torch.equal(foveal.create(name, weights=path, **fields)(images), system(images))
+    with pytest.raises(foveal.InputError, match="was fitted to other classes, 0, 1, 2 and 7 more"):
+        foveal.create(name, weights=path, labels=["a", "b"], **fields)

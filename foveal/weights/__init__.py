@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.nn.fitted import Fitted
 from foveal.system import System
 from foveal.weights import efficientnet_pytorch, microsoft, timm, torchvision
+from foveal.weights.saved import TRAIN
 
 Converter = Callable[[System, Mapping[str, Tensor]], dict[str, Tensor] | None]
 
@@ -35,7 +37,6 @@ PUBLISHERS: dict[str, Converter] = {
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict")
 WRAPPINGS = (*AVERAGES, "model", "state_dict", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, Lightning
-TRAIN = "train/"  # what foveal's own checkpoints keep for going on with the training
 
 
 class Misfit(InputError):
@@ -65,6 +66,8 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     added = [name for name in system.optional(weights) if name not in weights]
     weights |= {name: own[name] for name in added}
     known = class_names(path)
+    if known and known != system.labels and _fitted(system):
+        raise InputError(f"{path} was fitted to other classes, {_few(known)}: what it remembers is of those")
     labels = known or tuple(published)
     rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
@@ -252,8 +255,9 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     missing = [name for name in own if name not in weights]
     left_over = [name for name in weights if name not in own]
     common = [name for name in own if name in weights]
-    shaped = [name for name in common if own[name].shape != weights[name].shape]
-    typed = [name for name in common if own[name].is_floating_point() and not weights[name].is_floating_point()]
+    compared = [name for name in common if name not in _fitted(system)]
+    shaped = [name for name in compared if own[name].shape != weights[name].shape]
+    typed = [name for name in compared if own[name].is_floating_point() and not weights[name].is_floating_point()]
     if not [name for name in common if not name.endswith("num_batches_tracked")]:
         return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {_few(left_over)}"
     if known := system.misfit(weights):
@@ -270,6 +274,12 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
         "not floating-point": typed,
     }
     return "; ".join(f"{what}: {_few(names)}" for what, names in complaints.items() if names) or None
+
+
+def _fitted(system: System) -> set[str]:
+    """Names of the tensors whose sizes and types only the data tells."""
+    holders = [(name, module) for name, module in system.named_modules() if isinstance(module, Fitted)]
+    return {f"{holder}.{name}" for holder, module in holders for name, _ in module.named_buffers(recurse=False)}
 
 
 def _few(names: Sequence[str], count: int = 3) -> str:

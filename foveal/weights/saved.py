@@ -18,7 +18,7 @@ import foveal
 from foveal.errors import InputError
 
 FORMAT = 1
-TRAIN = "train/"
+TRAIN = "train/"  # begins the names of what is kept for going on with the training
 
 
 @dataclass(frozen=True)
