@@ -48,6 +48,8 @@ def run(words: list[str]) -> None:
     shown.append(("variant", type(own), field(default=own)))
     words = words[:place] + words[place + 1 :]
     options = parse(_extend(Options, shown), f"train {name}", words)
+    if options.weights and family(name).can("fit"):
+        raise InputError(f"weights has no effect: {name} is fitted by a rule of its own, from nothing")
 
     import torch
 
@@ -159,7 +161,10 @@ def _own_settings(name: str) -> Any:
         texts |= _field_texts(base.__dict__.get("__doc__") or "")
     height, width = spec.preprocess.size
     size: Any = height if height == width else (height, width)
-    rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), "Pixels, or height and width.")]
+    pixels = "Pixels, or height and width."
+    if any(holds_systems(hint) for hint in hints.values()):
+        pixels = "Pixels, or height and width; where other systems are part of it, by default their largest."
+    rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), pixels)]
     for setting in settable(spec):
         if setting not in ("image_size", "preprocess"):
             # A system stands on the command line by its run, its checkpoint or its name.
@@ -177,4 +182,4 @@ def _own_settings(name: str) -> Any:
 def _field_texts(docstring: str) -> dict[str, str]:
     """name -> text of the lines "name: text" in a Spec's docstring; further lines of a text are indented deeper."""
     entries = re.findall(r"^\s*(\w+): +(.+(?:\n\s{8,}.+)*)", docstring, re.MULTILINE)
-    return {name: " ".join(text.split()) for name, text in entries}
+    return {name: text[0].upper() + " ".join(text.split())[1:] for name, text in entries}

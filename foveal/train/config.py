@@ -37,7 +37,7 @@ class TrainConfig:
     overwrite: bool = False
     """Replace the run in `out`."""
     seed: int = 0
-    """Decides initial order, augmentation and dropout."""
+    """Decides the order of images, augmentation and dropout; on the command line the first weights too."""
 
     epochs: int = UNSET
     """Passes over the training images."""
@@ -183,7 +183,7 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "ga
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
 EXECUTION = frozenset({"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "quiet"})
 # What has an effect on a system that is fitted by a rule of its own.
-OF_A_FIT = EXECUTION | {"seed", "batch_size"}
+OF_A_FIT = EXECUTION - {"shard", "save_minutes"} | {"seed", "batch_size"}
 
 
 def resolve(
@@ -209,6 +209,8 @@ def resolve(
     for chosen, table in choices:
         useless = [name for name in user for t in table.values() if name in t and name not in table.get(chosen, {})]
         if useless:
+            if chosen == "no teacher":
+                raise InputError(f"{useless[0]} has no effect without a teacher")
             raise InputError(
                 f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}"
             )

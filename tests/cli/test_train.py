@@ -65,7 +65,7 @@ def test_a_teacher(
     assert (said["teacher"]["name"], said["config"]["teacher"]) == ("lenet", str(tmp_path / "teacher"))
     assert (said["config"]["distill"], said["origins"]["distill"]) == ("hard", "user")
     assert "temperature has no effect with hard" in fails(*taught, "--temperature", "2")
-    assert "distill has no effect with no teacher" in fails("train", "lenet", *words, "--distill", "soft")
+    assert "distill has no effect without a teacher" in fails("train", "lenet", *words, "--distill", "soft")
     assert "is neither a run or checkpoint nor a system" in fails(
         "train", "lenet", *words, "--teacher", tmp_path / "none"
     )

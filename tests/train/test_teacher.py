@@ -116,9 +116,9 @@ def test_validation_is_without_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"distill": "hard"}, "distill has no effect with no teacher; it is a setting of soft and hard"),
-        ({"temperature": 2.0}, "temperature has no effect with no teacher; it is a setting of soft"),
-        ({"distill_weight": 0.3}, "distill_weight has no effect with no teacher"),
+        ({"distill": "hard"}, "distill has no effect without a teacher"),
+        ({"temperature": 2.0}, "temperature has no effect without a teacher"),
+        ({"distill_weight": 0.3}, "distill_weight has no effect without a teacher"),
         ({"teacher": "x", "distill": "hard", "temperature": 2.0}, "temperature has no effect with hard"),
         ({"teacher": "x", "distill": "sof"}, "unknown distill 'sof'; did you mean soft"),
         ({"teacher": "x", "temperature": 0.0}, "temperature must be above 0"),
