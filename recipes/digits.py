@@ -32,9 +32,18 @@ NAMES = (
     "vgg_nano",
     "googlenet_nano",
     "resnet_nano",
+    "senet_nano",
+    "densenet_nano",
+    "mobilenet_v1_nano",
+    "mobilenet_v2_nano",
+    "mobilenet_v3_nano",
+    "resnet_nonlocal_nano",
+    "sasa_nano",
+    "pixel_transformer_nano",
     "vit_nano",
     "deit_nano",
     "swin_nano",
+    "mixer_nano",
 )
 
 

@@ -92,7 +92,7 @@ class VisualWords(Scorer):
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> histograms of the words (B, regions K), each region's share of the patches summing to 1."""
         words = self.codebook.get_buffer("words")
-        found = nearest(self.describe(images).permute(0, 2, 3, 1), words)  # (B, h, w)
+        found = nearest_words(self.describe(images).permute(0, 2, 3, 1), words)  # (B, h, w)
         return torch.cat([histograms(part, len(words)) for part in regions(found, self.spec.levels)], 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ def columns_to_map(columns: Tensor, images: Tensor, patch: int, stride: int) -> 
     return columns.unflatten(2, [(side - patch) // stride + 1 for side in images.shape[2:]])
 
 
-def nearest(descriptors: Tensor, words: Tensor) -> Tensor:
+def nearest_words(descriptors: Tensor, words: Tensor) -> Tensor:
     """(..., D), (K, D) -> (...) int64: the word at the least distance."""
     # |x - w|^2 without |x|^2, which is the same for all words.
     return (words.square().sum(1) - 2 * descriptors @ words.T).argmin(-1)

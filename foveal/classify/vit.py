@@ -109,7 +109,7 @@ class ViT(Classifier):
         return self.classifier(y)
 
     def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> z_depth (B, 1 + h w, width), or without a class token (B, h w, width)."""
+        """(B, 3, H, W) -> z_depth (B, T + h w, width), the T `tokens` before the patches."""
         self.check_exact(images.shape[2:])
         x = self.patch_embedding(self.normalize(images))  # (B, width, h, w), h = H / patch, w = W / patch
         x = x.flatten(2).transpose(1, 2)  # (B, h w, width), row by row

@@ -163,7 +163,7 @@ def _own_settings(name: str) -> Any:
     size: Any = height if height == width else (height, width)
     pixels = "Pixels, or height and width."
     if any(holds_systems(hint) for hint in hints.values()):
-        pixels = "Pixels, or height and width; where other systems are part of it, by default their largest."
+        pixels = "Pixels, or height and width; by default those of the largest system inside it, if there is one."
     rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), pixels)]
     for setting in settable(spec):
         if setting not in ("image_size", "preprocess"):

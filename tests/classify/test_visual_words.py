@@ -19,7 +19,7 @@ from foveal.classify.visual_words import (
     histograms,
     learn_chi2,
     learn_linear,
-    nearest,
+    nearest_words,
     regions,
 )
 from foveal.train.config import TrainConfig
@@ -92,7 +92,7 @@ def test_gradient_histograms_are_those_of_a_loop() -> None:
 
 def test_nearest_and_regions() -> None:
     x, words = torch.randn(50, 6), torch.randn(9, 6)
-    assert torch.equal(nearest(x, words), torch.cdist(x, words).argmin(1))
+    assert torch.equal(nearest_words(x, words), torch.cdist(x, words).argmin(1))
     parts = list(regions(torch.arange(32).view(2, 4, 4), 3))
     assert [part.shape[1] for part in parts] == [16] + [4] * 4 + [1] * 16
     assert parts[1][0].tolist() == [0, 1, 4, 5]
