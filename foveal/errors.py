@@ -1,7 +1,7 @@
 """The one error for bad input. The command line prints it as one line and exits with 2."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST_NAMED = 12  # names that a line can hold
 
@@ -10,11 +10,16 @@ class InputError(ValueError):
     """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where, what to do."""
 
 
+def few(names: Sequence[str], count: int = 3) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error line about an unknown name: the known names that look most like it."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(close)}?"
-    more = f" and {len(known) - MOST_NAMED} more" if len(known) > MOST_NAMED else ""
-    return f"; known: {', '.join(sorted(known)[:MOST_NAMED])}{more}"
+    return f"; known: {few(sorted(known), MOST_NAMED)}"

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.classify.classifier import Scorer, label_indices
-from foveal.errors import InputError
+from foveal.errors import InputError, few
 from foveal.structures import Batch
 from foveal.system import Spec, System, evaluating, shown
 
@@ -112,7 +112,7 @@ def check_classes(member: System, number: int, labels: tuple[str, ...]) -> None:
         "does not know": [label for label in labels if label not in member.labels],
         "knows besides": [label for label in member.labels if label not in labels],
     }
-    found = [f"{what} {', '.join(names[:6])}{' ...' * (len(names) > 6)}" for what, names in complaints.items() if names]
+    found = [f"{what} {few(names, 6)}" for what, names in complaints.items() if names]
     if found:
         raise InputError(f"{name} has other classes than the ensemble: it {' and '.join(found)}")
 

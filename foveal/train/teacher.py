@@ -15,7 +15,7 @@ import torch
 
 from foveal.catalog import trained
 from foveal.classify.classifier import Classifier, Scorer, Teaching
-from foveal.errors import InputError
+from foveal.errors import InputError, few
 from foveal.structures import Batch
 from foveal.system import System, shown
 from foveal.train.config import TrainConfig
@@ -36,8 +36,7 @@ class Teacher:
         if not isinstance(student, Classifier):
             raise InputError(f"teacher has no effect on {student.name or type(student).__name__}: it learns otherwise")
         if unknown := [label for label in student.labels if label not in system.labels]:
-            more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-            raise InputError(f"the teacher {said} does not know {', '.join(unknown[:5])}{more}")
+            raise InputError(f"the teacher {said} does not know {few(unknown, 5)}")
         self.said = said
         self.record = {"name": system.name, "digest": digest(system)}
         self.system = system.to(device).eval().requires_grad_(False)

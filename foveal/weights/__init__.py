@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from foveal.errors import InputError
+from foveal.errors import InputError, few
 from foveal.nn.fitted import Fitted
 from foveal.system import System
 from foveal.weights import efficientnet_pytorch, microsoft, timm, torchvision
@@ -67,7 +67,7 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     weights |= {name: own[name] for name in added}
     known = class_names(path)
     if known and known != system.labels and _fitted(system):
-        raise InputError(f"{path} was fitted to other classes, {_few(known)}: what it remembers is of those")
+        raise InputError(f"{path} was fitted to other classes, {few(known)}: what it remembers is of those")
     labels = known or tuple(published)
     rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
@@ -79,7 +79,7 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
         weights = {**weights, **{name: own[name] for name in rows}}
         said += ", its head anew: the file has none"
     if added:
-        said += f", which lacks {_few(added, 1)}: these begin anew"
+        said += f", which lacks {few(added, 1)}: these begin anew"
     kind = "" if layout == "foveal" else f" ({layout}'s layout)"
     about = f"{path}{kind} does not fit {system.name or type(system).__name__}"
     if complaint := _misfit(system, own, weights):
@@ -88,7 +88,7 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
         raise InputError(f"{about}: {complaint}")
     learned = [name for name, _ in system.named_parameters()]
     if spoilt := [name for name in learned if not weights[name].isfinite().all()]:
-        raise InputError(f"{path} holds what is not finite, in {_few(spoilt)}: its training has run away")
+        raise InputError(f"{path} holds what is not finite, in {few(spoilt)}: its training has run away")
     system.load_state_dict(weights)
     system.started_from = said
     if layout != "foveal":
@@ -259,7 +259,7 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     shaped = [name for name in compared if own[name].shape != weights[name].shape]
     typed = [name for name in compared if own[name].is_floating_point() and not weights[name].is_floating_point()]
     if not [name for name in common if not name.endswith("num_batches_tracked")]:
-        return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {_few(left_over)}"
+        return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {few(left_over)}"
     if known := system.misfit(weights):
         return known
     pairs = [(own[name].shape, weights[name].shape) for name in shaped]
@@ -273,16 +273,10 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
         "of another shape": [f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}" for name in shaped],
         "not floating-point": typed,
     }
-    return "; ".join(f"{what}: {_few(names)}" for what, names in complaints.items() if names) or None
+    return "; ".join(f"{what}: {few(names)}" for what, names in complaints.items() if names) or None
 
 
 def _fitted(system: System) -> set[str]:
     """Names of the tensors whose sizes and types only the data tells."""
     holders = [(name, module) for name, module in system.named_modules() if isinstance(module, Fitted)]
     return {f"{holder}.{name}" for holder, module in holders for name, _ in module.named_buffers(recurse=False)}
-
-
-def _few(names: Sequence[str], count: int = 3) -> str:
-    """The first few of many names."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

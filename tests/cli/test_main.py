@@ -54,7 +54,9 @@ def test_the_examples_of_the_help_are_right(works: Callable[..., Answer]) -> Non
 
 def test_help_of_a_system_shows_its_settings(works: Callable[..., Answer]) -> None:
     text = " ".join(works("train", "lenet", "--help").out.split())
-    assert "--subsampling" in text
+    assert '--subsampling {average,trainable} "average", or' in text
+    assert "--criterion" in text
+    assert "What is minimised" in text
     assert "--lr FLOAT Learning rate, the highest of the schedule. (default: 0.002)" in text.replace("│ ", "")
     assert "--subsampling" not in works("train", "resnet_nano", "--help").out
 

@@ -576,3 +576,7 @@ def test_help_of_a_fitted_system_shows_what_has_an_effect(
     assert "lr has no effect: perceptron is fitted by a rule" in fails(
         "train", "perceptron", "--data", "digits", "--lr", 0.1
     )
+    assert "--save-minutes" not in help
+    assert "weights has no effect: perceptron is fitted by a rule" in fails(
+        "train", "perceptron", "--data", "digits", "--weights", "runs/other"
+    )
