@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from foveal.data.image import read_image
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, few, nearest
 from foveal.structures import Label, Target
 
 SPLITS = ("train", "val", "test")
@@ -222,7 +222,7 @@ class Dataset:
         if unknown:
             raise InputError(
                 f"{self.source} has {'classes' if len(unknown) > 1 else 'a class'} that the system does not know: "
-                f"{_some(unknown)}; it knows {_some(labels)}"
+                f"{few(unknown, 6)}; it knows {few(labels, 6)}"
             )
         mapping = torch.tensor([tuple(labels).index(label) for label in self.labels])
         return replace(self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping])
@@ -231,7 +231,3 @@ class Dataset:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return index if self.items is None else int(self.items[index])
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

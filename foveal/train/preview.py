@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from foveal.errors import few
 from foveal.structures import Batch
 from foveal.train.depth import learning
 from foveal.train.memory import explain_failure, training_bytes
@@ -33,7 +34,7 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     if left := loader.unused:
         lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
     if absent := loader.dataset.absent_classes():
-        lines.append(f"no training image shows {', '.join(absent[:5])}{' and others' if len(absent) > 5 else ''}")
+        lines.append(f"no training image shows {few(absent, 5)}")
     if augment.teacher:
         way = config.distill if config.distill == "hard" else f"{config.distill}, temperature {config.temperature:g}"
         lines.append(f"taught by {augment.teacher.said} ({way}), with {config.distill_weight:g} of the loss")
