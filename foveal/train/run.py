@@ -57,11 +57,13 @@ class Run:
     system:    the trained system; after `foveal.train` with its best weights.
     history:   one record an epoch, as in metrics.jsonl.
     record:    what run.json says.
+    report:    its report.html, once that is written.
     """
 
     def __init__(self, directory: Path, system: System, record: dict[str, Any], ranks: Ranks = ALONE) -> None:
         self.directory, self.system, self.record, self.ranks = directory, system, record, ranks
         self.history: list[dict[str, Any]] = []
+        self.report: Path | None = None
         self.begun = False
         self._lock: IO[str] | None = None
 
