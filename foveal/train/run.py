@@ -160,10 +160,12 @@ class Run:
             yield
         except Exception as error:
             failure = self.ranks.failure(error)
-            if isinstance(failure, InputError) and self.begun and self.ranks.first:
+            if isinstance(failure, InputError) and self.begun:
+                failure.run = self
                 self.record.update(status="failed", error=str(failure))
-                with suppress(InputError):  # the first error is the one to tell
-                    self._write_record()
+                if self.ranks.first:
+                    with suppress(InputError):  # the first error is the one to tell
+                        self._write_record()
             if failure is error:
                 raise
             raise failure from error
@@ -274,7 +276,9 @@ class Run:
     def interrupt(self) -> Interrupted:
         """Note that the run stops here, its state saved; the exception that says so."""
         self.write_record(status="interrupted")
-        return Interrupted(f"stopped and saved; to go on, add --resume --out {self.directory} to the same command")
+        stop = Interrupted(f"stopped and saved; to go on, add --resume --out {self.directory} to the same command")
+        stop.run = self
+        return stop
 
     def note_unreadable(self, *loaders: Loader | None) -> None:
         """List in the record the images that could not be read, in any process, with those of before a resumption.
