@@ -88,7 +88,7 @@ def test_a_run_that_failed_leaves_a_report_of_its_best_weights(
 
         def losses(self, heads: Any, batch: Any) -> Any:
             Breaks.steps += self.training
-            return {"class": super().losses(heads, batch)["class"] * (float("nan") if Breaks.steps > 15 else 1)}
+            return {"class": super().losses(heads, batch)["class"] * (float("nan") if Breaks.steps > 19 else 1)}
 
     system = Breaks(foveal.create("linear_softmax", labels=small_digits().labels).spec)
     config = TrainConfig(out=str(tmp_path / "run"), epochs=6, batch_size=16, plan="eager", quiet=True)
