@@ -60,10 +60,10 @@ if TYPE_CHECKING:
     from foveal.errors import InputError
     from foveal.explain.depth import signals
     from foveal.explain.explanation import explain
+    from foveal.report.training import train
     from foveal.train.config import TrainConfig
     from foveal.train.evaluate import evaluate
     from foveal.train.gradients import check_gradients
-    from foveal.train.loop import train
 
 
 def __getattr__(name: str) -> Any:

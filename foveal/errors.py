@@ -2,12 +2,18 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 MOST_NAMED = 12  # names that a line can hold
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where, what to do."""
+    """What the user gave cannot be used: a path, a file, a name, a setting. The text says what, where, what to do.
+
+    run: the training run that had begun and ended with this, as `foveal.train` would have returned it.
+    """
+
+    run: Any = None
 
 
 def few(names: Sequence[str], count: int = 3) -> str:

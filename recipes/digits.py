@@ -56,7 +56,7 @@ def main() -> None:
             system = foveal.create(name)
             with tempfile.TemporaryDirectory() as folder:
                 started = time.perf_counter()
-                foveal.train(system, data, foveal.TrainConfig(out=f"{folder}/run", seed=seed, quiet=True))
+                foveal.train(system, data, foveal.TrainConfig(out=f"{folder}/run", seed=seed, quiet=True, report=False))
                 seconds.append(time.perf_counter() - started)
             accuracies.append(foveal.evaluate(system, data.select("test"))["accuracy"])
         each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)

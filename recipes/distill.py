@@ -36,7 +36,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         teacher = foveal.create("resnet_nano")
-        foveal.train(teacher, data, foveal.TrainConfig(out=f"{folder}/teacher", quiet=True))
+        foveal.train(teacher, data, foveal.TrainConfig(out=f"{folder}/teacher", quiet=True, report=False))
         print(f"teacher: {foveal.evaluate(teacher, test)['accuracy']:.4f}", flush=True)
         for way in sys.argv[1:] or WAYS:
             taught = {} if way == "alone" else {"teacher": f"{folder}/teacher"}
@@ -45,7 +45,9 @@ def main() -> None:
                 torch.manual_seed(seed)
                 student = foveal.create("resnet_nano", **STUDENT)
                 few = replace(train, items=train.items[seed * IMAGES : (seed + 1) * IMAGES])
-                config = foveal.TrainConfig(out=f"{folder}/{way}{seed}", seed=seed, quiet=True, **WAYS[way], **taught)
+                config = foveal.TrainConfig(
+                    out=f"{folder}/{way}{seed}", seed=seed, quiet=True, report=False, **WAYS[way], **taught
+                )
                 foveal.train(student, train if way == "unlabelled" else few, config)
                 accuracies.append(foveal.evaluate(student, test)["accuracy"])
             each = ", ".join(f"{accuracy:.4f}" for accuracy in accuracies)

@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
             torch.manual_seed(seed)
-            config = foveal.TrainConfig(out=f"{folder}/{seed}", seed=seed, keep=KEEP, quiet=True)
+            config = foveal.TrainConfig(out=f"{folder}/{seed}", seed=seed, keep=KEEP, quiet=True, report=False)
             foveal.train(foveal.create(name), data, config)
         runs = {
             f"{len(SEEDS)} runs": [Path(folder, str(seed)) for seed in SEEDS],

@@ -26,7 +26,7 @@ def main() -> None:
         torch.manual_seed(0)
         system = foveal.create(name)
         with tempfile.TemporaryDirectory() as folder:
-            foveal.train(system, data, foveal.TrainConfig(epochs=20, out=f"{folder}/run", quiet=True))
+            foveal.train(system, data, foveal.TrainConfig(epochs=20, out=f"{folder}/run", quiet=True, report=False))
         print(f"{name}, test accuracy {foveal.evaluate(system, test)['accuracy']:.4f}, {len(test)} digits")
         for method in METHODS:
             rows = []

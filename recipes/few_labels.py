@@ -49,7 +49,9 @@ def main() -> None:
         for weights, settings in SETTINGS.items():
             system = foveal.create("efficientnet_lite0", labels=dataset.labels, weights=weights, image_size=SIDE)
             started = time.perf_counter()
-            run = foveal.train(system, dataset, replace(settings, out=str(folder / f"run-{weights}"), quiet=True))
+            run = foveal.train(
+                system, dataset, replace(settings, out=str(folder / f"run-{weights}"), quiet=True, report=False)
+            )
             seconds = time.perf_counter() - started
             accuracy = foveal.evaluate(system, dataset.select("test"))["accuracy"]
             curve = ", ".join(f"{record['val']['accuracy']:.3f}" for record in run.history)

@@ -74,7 +74,7 @@ def learned(system: Deep, data: Any) -> str:
     """Test accuracy after a short training, in words."""
     with tempfile.TemporaryDirectory() as folder:
         settings = foveal.TrainConfig(
-            out=f"{folder}/run", epochs=EPOCHS, optimizer="sgd", lr=0.02, plan="eager", quiet=True
+            out=f"{folder}/run", epochs=EPOCHS, optimizer="sgd", lr=0.02, plan="eager", quiet=True, report=False
         )
         try:
             foveal.train(system, data, settings)

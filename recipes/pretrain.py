@@ -38,7 +38,9 @@ def accuracy(name: str, data: Dataset, seed: int, weights: str | None, freeze: s
     torch.manual_seed(seed)
     system = foveal.create(name, labels=data.labels, weights=weights)
     with tempfile.TemporaryDirectory() as folder:
-        config = foveal.TrainConfig(epochs=EPOCHS, out=f"{folder}/run", seed=seed, freeze=freeze, quiet=True)
+        config = foveal.TrainConfig(
+            epochs=EPOCHS, out=f"{folder}/run", seed=seed, freeze=freeze, quiet=True, report=False
+        )
         foveal.train(system, few(data, EACH, seed), config)
     return foveal.evaluate(system, data.select("test"))["accuracy"]
 
@@ -53,7 +55,7 @@ def main() -> None:
             torch.manual_seed(seed)
             pretext = foveal.create(name, labels=turns.labels)
             config = foveal.TrainConfig(
-                epochs=PRETEXT_EPOCHS, batch_size=128, out=f"{folder}/pretext", seed=seed, quiet=True
+                epochs=PRETEXT_EPOCHS, batch_size=128, out=f"{folder}/pretext", seed=seed, quiet=True, report=False
             )
             run = foveal.train(pretext, turns, config)
             told = foveal.evaluate(pretext, turns.select("test"))["accuracy"]

@@ -46,7 +46,7 @@ def main() -> None:
         torch.manual_seed(0)
         system = foveal.create(name, **SETTINGS.get(name, {}))
         with tempfile.TemporaryDirectory() as folder:
-            foveal.train(system, shifted(data, 0, 0), foveal.TrainConfig(out=f"{folder}/run", quiet=True))
+            foveal.train(system, shifted(data, 0, 0), foveal.TrainConfig(out=f"{folder}/run", quiet=True, report=False))
         figures = []
         for pixels in range(MARGIN + 1):
             views = [shifted(data, pixels * y, pixels * x).select("test") for y, x in DIRECTIONS[: 4 if pixels else 1]]

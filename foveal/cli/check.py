@@ -23,15 +23,15 @@ class Check:
 
 def run(words: list[str]) -> int:
     options = parse(Check, "check", words)
-    from foveal.data.check import check
-    from foveal.data.sources import load_dataset
+    from foveal.data.check import check_source
 
-    dataset = load_dataset(options.data, task="classify")
-    found = check(dataset)
-    rows = [(label, *(str(counts[label]) for counts in found.counts.values())) for label in dataset.labels]
+    found = check_source(options.data)
+    labels = next(iter(found.counts.values()), {})
+    rows = [(label, *(str(counts[label]) for counts in found.counts.values())) for label in labels]
     sums = [str(sum(counts.values())) for counts in found.counts.values()]
-    lines = [table(("class", *found.counts), [*rows, ("all", *sums)])]
+    lines = [table(("class", *found.counts), [*rows, ("all", *sums)])] if found.counts else []
     groups = {
+        "folders, files and rows": found.layout,
         "cannot be read": list(found.unreadable.values()),
         "one image, several classes": [", ".join(group) for group in found.two_labels],
         "one image, several splits": [", ".join(group) for group in found.leaks],

@@ -1,7 +1,6 @@
 """foveal train"""
 
 import re
-import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
@@ -55,10 +54,8 @@ def run(words: list[str]) -> None:
 
     from foveal.data.pretext import load_images, rotations
     from foveal.data.sources import load_dataset
-    from foveal.report.draw import save_pictures
-    from foveal.report.html import write_report
+    from foveal.report.training import train
     from foveal.train.distributed import joined
-    from foveal.train.loop import train
     from foveal.train.record import is_epoch
 
     with joined(quietly=True) as ranks:
@@ -76,12 +73,7 @@ def run(words: list[str]) -> None:
         finished = train(system, dataset, config)
     if not ranks.first:
         return
-    try:
-        save_pictures(finished.directory, system.pictures())
-        report = str(write_report(finished.directory, dataset, system))
-    except InputError as error:  # what was learned is safe, so this run has not failed
-        print("foveal: no report:", error, file=sys.stderr)
-        report = None
+    report = str(finished.report) if finished.report else None
     refit = finished.record.get("refit")
     result = refit["figures_before"] if refit else finished.record["result"]
     document = {

@@ -3,11 +3,13 @@
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os import PathLike
 
 import numpy as np
 
 from foveal.data.dataset import SPLITS, Dataset, LabelColumn
 from foveal.data.image import ImageError
+from foveal.data.sources import survey
 from foveal.data.splits import content_position
 from foveal.system import resize
 
@@ -24,6 +26,7 @@ class Findings:
     """What `check` found; all that is empty is well.
 
     counts:      split -> class -> number of images.
+    layout:      what is wrong with folders, files and rows, whose images are in none of the others.
     unreadable:  name -> reason.
     two_labels:  groups of names with one content and several classes.
     leaks:       groups of names with one content in several splits.
@@ -34,6 +37,7 @@ class Findings:
     """
 
     counts: dict[str, dict[str, int]]
+    layout: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
     two_labels: list[list[str]] = field(default_factory=list)
     leaks: list[list[str]] = field(default_factory=list)
@@ -45,8 +49,27 @@ class Findings:
     @property
     def faults(self) -> int:
         """How many things need a look; counts and notes are none."""
-        listed = (self.unreadable, self.two_labels, self.leaks, self.near_copies, self.odd_sizes, self.implausible)
+        listed = (
+            self.layout,
+            self.unreadable,
+            self.two_labels,
+            self.leaks,
+            self.near_copies,
+            self.odd_sizes,
+            self.implausible,
+        )
         return sum(map(len, listed))
+
+
+def check_source(source: str | PathLike[str]) -> Findings:
+    """`check` of the data at a source, with all that is wrong with how it is laid out."""
+    dataset, layout, others = survey(source, task="classify")
+    found = Findings({}) if dataset is None else check(dataset)
+    found.layout.extend(layout)
+    if others:
+        shown = ", ".join(f"{count} {what}" for what, count in sorted(others.items(), key=lambda item: -item[1])[:5])
+        found.notes.append(f"files whose names are not of images were passed over: {shown}")
+    return found
 
 
 def check(dataset: Dataset) -> Findings:

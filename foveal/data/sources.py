@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,31 @@ SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "va
 CSV_COLUMNS = ("path", "label", "split")
 
 
+class Complaints:
+    """What is done about what is wrong with a part of the data: it is an error; or, with a list to collect in, it is
+    noted there and the part left out.
+
+    others: suffix, or name without one -> how many such files were passed over, as those of no image.
+    """
+
+    def __init__(self, collected: list[str] | None = None) -> None:
+        self.collected, self.others = collected, Counter[str]()
+
+    def __call__(self, summary: str, each: Iterable[str] = ()) -> None:
+        """summary: the error. each: what is noted in its place, where that is more than the one thing."""
+        if self.collected is None:
+            raise InputError(summary)
+        self.collected += list(each) or [summary]
+
+    def pass_over(self, name: str) -> None:
+        """Note a file that is none of an image, by its name."""
+        if self.collected is not None:
+            self.others[os.path.splitext(name)[1].lower() or name] += 1
+
+
+STRICT = Complaints()
+
+
 def load_dataset(source: str | PathLike[str], task: str | None = None, split: str | None = None) -> Dataset:
     """The data set at `source`, all of it or one split.
 
@@ -31,14 +57,35 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
 
     Raises InputError, which says what is wrong and where.
     """
-    name = os.fspath(source)
+    dataset = _load(os.fspath(source), task, STRICT)
+    return dataset if split is None else dataset.select(split)
+
+
+def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, list[str], dict[str, int]]:
+    """What can be used of the data set at `source`, if anything; all that is wrong with how it is laid out, of which
+    `load_dataset` raises the first; and, by suffix, how many files were passed over as those of no image.
+
+    Raises InputError where one thing is wrong, and it concerns the whole.
+    """
+    found: list[str] = []
+    complaints = Complaints(found)
+    try:
+        dataset = _load(os.fspath(source), task, complaints)
+    except InputError as error:
+        if not found:
+            raise
+        return None, [*found, str(error)], dict(complaints.others)
+    return dataset, found, dict(complaints.others)
+
+
+def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     path = Path(name)
     if name in BUILT_IN:
         dataset = BUILT_IN[name]()
     elif name and path.is_dir():
-        dataset = from_folder(path)
+        dataset = from_folder(path, complain)
     elif path.is_file() and path.suffix.lower() == ".csv":
-        dataset = from_csv(path)
+        dataset = from_csv(path, complain)
     elif name and path.exists():
         raise InputError(f"{name} is neither a folder with one folder a class nor a CSV file")
     else:
@@ -46,10 +93,10 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
         raise InputError(f"there is no data at {name or repr(name)}{close}")
     if task is not None and task != dataset.task:
         raise InputError(f"{name} is data to {dataset.task}, not to {task}")
-    return dataset if split is None else dataset.select(split)
+    return dataset
 
 
-def from_folder(root: Path) -> Dataset:
+def from_folder(root: Path, complain: Complaints = STRICT) -> Dataset:
     """A folder for each class, or folders named train, val and test that have these."""
     folders = _folders(root)
     if not folders:
@@ -63,7 +110,7 @@ def from_folder(root: Path) -> Dataset:
             parents[split] = folder
     others = [folder.name for folder in folders if folder not in parents.values()]
     if parents and others:
-        raise InputError(
+        complain(
             f"{root} has folders of splits ({', '.join(map(str, parents))}) beside others ({', '.join(others[:5])}); "
             "a class with the name of a split needs a CSV file"
         )
@@ -73,7 +120,8 @@ def from_folder(root: Path) -> Dataset:
             (f"{folder.relative_to(root)}/{image}", folder.name, split)
             for split, parent in (parents or {None: root}).items()
             for folder in _folders(parent)
-            for image in image_files(folder, root)
+            for image in image_files(folder, root, complain)
+            if _has_content(folder / image, complain)
         ),
     )
     if not rows.labels:
@@ -82,18 +130,20 @@ def from_folder(root: Path) -> Dataset:
             "images belong in one folder for each class"
         )
     if unused := [parent for split, parent in parents.items() if _code(split) not in rows.splits]:
-        raise InputError(f"{unused[0]} has no images in folders of classes; add some or remove it")
+        each = [f"{parent} has no images in folders of classes; add some or remove it" for parent in unused]
+        complain(each[0], each)
     classes = {folder.name for parent in (parents or {None: root}).values() for folder in _folders(parent)}
     if empty := sorted(classes - set(rows.labels)):
-        raise InputError(f"{root}: no images in the folder of class {', '.join(empty[:5])}; add some or remove it")
+        told = f"{root}: no images in the folder of class {{}}; add some or remove it"
+        complain(told.format(", ".join(empty[:5])), map(told.format, empty))
     return _labelled(str(root), rows)
 
 
-def from_csv(path: Path) -> Dataset:
+def from_csv(path: Path, complain: Complaints = STRICT) -> Dataset:
     """Rows of path (relative to the CSV's folder), label and, if wanted, split."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = _collect(path.parent, _csv_rows(path, file))
+            rows = _collect(path.parent, _csv_rows(path, file, complain))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     except OSError as error:
@@ -114,8 +164,8 @@ def from_csv(path: Path) -> Dataset:
     return _labelled(str(path), rows)
 
 
-def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, str, str | None]]:
-    """(path, label, split) of each row."""
+def _csv_rows(path: Path, file: Iterable[str], complain: Complaints) -> Iterator[tuple[str, str, str | None]]:
+    """(path, label, split) of each row that nothing is wrong with."""
     reader = csv.DictReader(file, skipinitialspace=True, strict=True)
     columns = list(reader.fieldnames or ())
     complaints = [f"unknown column {column!r}" for column in columns if column not in CSV_COLUMNS]
@@ -123,13 +173,38 @@ def _csv_rows(path: Path, file: Iterable[str]) -> Iterator[tuple[str, str, str |
     complaints += [f"two columns {column!r}" for column in CSV_COLUMNS if columns.count(column) > 1]
     if complaints:
         raise InputError(f"{path}: {', '.join(complaints)}; the columns are path, label and, if wanted, split")
+    before: dict[str, tuple[int, str, str | None]] = {}
     for row in reader:
+        here = f"{path}, line {reader.line_num}"
         if None in row or None in row.values() or not row["path"] or not row["label"]:
-            raise InputError(f"{path}, line {reader.line_num}: a row has one value for each of {', '.join(columns)}")
+            complain(f"{here}: a row has one value for each of {', '.join(columns)}")
+            continue
         split = row.get("split") or None
         if split is not None and split.lower() not in SPLIT_NAMES:
-            raise InputError(f"{path}, line {reader.line_num}: unknown split {split!r}{nearest(split, SPLITS)}")
-        yield row["path"], row["label"], split and SPLIT_NAMES[split.lower()]
+            complain(f"{here}: unknown split {split!r}{nearest(split, SPLITS)}")
+            continue
+        image, label, split = row["path"], row["label"], split and SPLIT_NAMES[split.lower()]
+        # An error is told of all rows together, once they are there (from_csv); complaints are of each.
+        if complain.collected is not None:
+            line, *first = before.setdefault(os.path.normpath(image), (reader.line_num, label, split))
+            if first != [label, split]:
+                kind, one, two = ("labels", first[0], label) if first[0] != label else ("splits", first[1], split)
+                complain(f"{here}: {path.parent / image} has two {kind}, {one!r} in line {line} and here {two!r}")
+                continue
+        if _has_content(path.parent / image, complain, f"{here}: "):
+            yield image, label, split
+
+
+def _has_content(image: Path, complain: Complaints, where: str = "") -> bool:
+    """Whether a file can be opened. Told where complaints are collected, and else taken to be so: whoever reads it
+    will see."""
+    if complain.collected is not None:
+        try:
+            open(image, "rb").close()
+        except OSError as error:
+            complain(f"{where}cannot read {image}: {error.strerror}")
+            return False
+    return True
 
 
 class _Rows(NamedTuple):
@@ -192,20 +267,21 @@ def _folders(parent: Path) -> list[Path]:
         raise InputError(f"cannot read the folder {parent}: {error.strerror}") from None
 
 
-def image_files(folder: Path, root: Path | None = None) -> list[str]:
+def image_files(folder: Path, root: Path | None = None, complain: Complaints = STRICT) -> list[str]:
     """Paths below `folder` of the images anywhere in it, sorted, hidden ones left out.
 
     Links are followed, but not back to a folder that is being read or to `root`, which that one is a part of.
     """
-    return sorted(_images(folder, "", frozenset() if root is None else frozenset({_identity(root)})))
+    return sorted(_images(folder, "", frozenset() if root is None else frozenset({_identity(root)}), complain))
 
 
-def _images(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+def _images(folder: Path, prefix: str, above: frozenset[tuple[int, int]], complain: Complaints) -> Iterator[str]:
     try:
         identity = _identity(folder)
         entries = list(os.scandir(folder))
     except OSError as error:
-        raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+        complain(f"cannot read the folder {folder}: {error.strerror}")
+        return
     if identity in above:
         return
     for entry in entries:
@@ -213,9 +289,11 @@ def _images(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Ite
             continue
         # A link that leads nowhere is no folder; its name may still be that of an image, which is then missed.
         if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-            yield from _images(folder / entry.name, f"{prefix}{entry.name}/", above | {identity})
+            yield from _images(folder / entry.name, f"{prefix}{entry.name}/", above | {identity}, complain)
         elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
             yield prefix + entry.name
+        else:
+            complain.pass_over(entry.name)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def write_report(run: str | PathLike[str], dataset: Dataset, system: System | No
     directory = Path(run)
     record, events = _read(directory)
     system = load(directory) if system is None else system
-    page = _page(record, events, dataset, system)
+    page = _page(directory, record, events, dataset, system)
     path, temporary = directory / "report.html", directory / "report.html.tmp"
     try:
         temporary.write_text(page, "utf-8")
@@ -73,7 +73,9 @@ def _read(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return record, read_metrics(directory / "metrics.jsonl")
 
 
-def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Dataset, system: System) -> str:
+def _page(
+    directory: Path, record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Dataset, system: System
+) -> str:
     history = [event for event in events if is_epoch(event, "train")]
     again = [event for event in events if is_epoch(event, "refit")]
     best = max((epoch for epoch in history if epoch["best"]), key=lambda epoch: epoch["epoch"], default=None)
@@ -105,7 +107,11 @@ def _page(record: Mapping[str, Any], events: list[dict[str, Any]], dataset: Data
     ]
     body = tag(
         "body",
-        tag("header", *_headline(record, history, again, best, name), tag("nav", *links, aria_label="Sections")),
+        tag(
+            "header",
+            *_headline(directory, record, history, again, best, name),
+            tag("nav", *links, aria_label="Sections"),
+        ),
         tag("main", *shown),
         tag("footer", f"foveal {record['foveal']}"),
     )
@@ -121,6 +127,7 @@ def _made(make: Callable[[], Html]) -> Html:
 
 
 def _headline(
+    directory: Path,
     record: Mapping[str, Any],
     history: list[dict[str, Any]],
     again: list[dict[str, Any]],
@@ -143,8 +150,28 @@ def _headline(
     return [
         tag("h1", name, tag("small", " on ", data["source"])),
         tag("p", " · ".join(words)),
+        *_end(directory, record, history, again),
         tag("dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in tiles.items()), class_="tiles"),
     ]
+
+
+def _end(
+    directory: Path, record: Mapping[str, Any], history: list[dict[str, Any]], again: list[dict[str, Any]]
+) -> list[Html]:
+    """How a run ended that did not come to its end, and how to go on."""
+    if record["status"] not in ("interrupted", "failed"):
+        return []
+    done = f"after epoch {len(history)} of {record['config']['epochs']}"
+    done = f"in its refit, after epoch {len(again)}" if again else done if history else "in its first epoch"
+    how = Html(f"add {tag('code', f'--resume --out {directory}')} to the same command")
+    if record["status"] == "interrupted":
+        said = ["This run was stopped ", done, ", its state saved. To go on: ", how, "."]
+    else:
+        said = ["This run failed ", done, ": ", tag("b", record.get("error", "it is not known why")), ". "]
+        said += ["To go on from the state saved last, once that is put right: ", how]
+        said += ["; other settings of learning take a new run, which can start from its weights: "]
+        said += [tag("code", f"--weights {directory}"), "."]
+    return [tag("p", *said, class_="end", role="status")]
 
 
 def _curves(events: list[dict[str, Any]], history: list[dict[str, Any]], best: dict[str, Any] | None) -> Html:

@@ -2,4 +2,5 @@
 
 from foveal.verbs import make_callable
 
-make_callable(__name__, "foveal.train.loop", "train")
+# A string, not an import: the report is written by a layer below, which the rest of this one knows nothing of.
+make_callable(__name__, "foveal.report.training", "train")

@@ -136,6 +136,8 @@ class TrainConfig:
     """Also save within an epoch, this often."""
     track: Literal["none", "tensorboard"] = UNSET
     """Where metrics go besides metrics.jsonl."""
+    report: bool = True
+    """Write report.html when training ends."""
     quiet: bool = False
     """No progress on the screen."""
 
@@ -181,7 +183,9 @@ TEACHER_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
-EXECUTION = frozenset({"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "quiet"})
+EXECUTION = frozenset(
+    {"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "report", "quiet"}
+)
 # What has an effect on a system that is fitted by a rule of its own.
 OF_A_FIT = EXECUTION - {"shard", "save_minutes"} | {"seed", "batch_size"}
 

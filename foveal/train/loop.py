@@ -31,17 +31,7 @@ from foveal.train.track import tracker
 
 
 def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
-    """Train a system on the train split, choose the best epoch by the val split, leave a run directory.
-
-    A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
-    With `refit` there follows what a run would be from the same start, on the train and val splits as one train split,
-    set to as many epochs as were best; it leaves the weights of its last epoch, which no split is left to judge.
-    On return the system has its best weights. Ctrl-C ends the step, saves the state and raises Interrupted.
-
-    Under torchrun the processes share each batch, whose size stays that of all of them, and the first one writes.
-
-    Raises InputError for data or settings that do not fit, before the first step.
-    """
+    """All that `foveal.train` does, and tells of itself, but for the report (report/training.py)."""
     name, fits = system.name or type(system).__name__, system.can("fit")
     config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
     with joined() as ranks, frozen(system, config.freeze):

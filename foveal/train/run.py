@@ -57,11 +57,13 @@ class Run:
     system:    the trained system; after `foveal.train` with its best weights.
     history:   one record an epoch, as in metrics.jsonl.
     record:    what run.json says.
+    report:    its report.html, once that is written.
     """
 
     def __init__(self, directory: Path, system: System, record: dict[str, Any], ranks: Ranks = ALONE) -> None:
         self.directory, self.system, self.record, self.ranks = directory, system, record, ranks
         self.history: list[dict[str, Any]] = []
+        self.report: Path | None = None
         self.begun = False
         self._lock: IO[str] | None = None
 
@@ -158,10 +160,12 @@ class Run:
             yield
         except Exception as error:
             failure = self.ranks.failure(error)
-            if isinstance(failure, InputError) and self.begun and self.ranks.first:
+            if isinstance(failure, InputError) and self.begun:
+                failure.run = self
                 self.record.update(status="failed", error=str(failure))
-                with suppress(InputError):  # the first error is the one to tell
-                    self._write_record()
+                if self.ranks.first:
+                    with suppress(InputError):  # the first error is the one to tell
+                        self._write_record()
             if failure is error:
                 raise
             raise failure from error
@@ -272,7 +276,9 @@ class Run:
     def interrupt(self) -> Interrupted:
         """Note that the run stops here, its state saved; the exception that says so."""
         self.write_record(status="interrupted")
-        return Interrupted(f"stopped and saved; to go on, add --resume --out {self.directory} to the same command")
+        stop = Interrupted(f"stopped and saved; to go on, add --resume --out {self.directory} to the same command")
+        stop.run = self
+        return stop
 
     def note_unreadable(self, *loaders: Loader | None) -> None:
         """List in the record the images that could not be read, in any process, with those of before a resumption.

@@ -8,7 +8,12 @@ from typing import Any
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was told to stop, has saved its state and can go on. The text says how."""
+    """The run was told to stop, has saved its state and can go on. The text says how.
+
+    run: that run, as `foveal.train` would have returned it.
+    """
+
+    run: Any = None
 
 
 class StopRequests:

@@ -104,12 +104,19 @@ def test_a_report_that_cannot_be_written_costs_no_run(
     def full(*arguments: object) -> None:
         raise InputError("cannot write report.html: No space left on device")
 
-    monkeypatch.setattr("foveal.report.html.write_report", full)
+    monkeypatch.setattr("foveal.report.training.write_report", full)
     out = tmp_path / "run"
     answer = works("train", "linear_softmax", "--data", shared_images, *QUICK, "--quiet", "--json", "--out", out)
     assert answer.err == "foveal: no report: cannot write report.html: No space left on device\n"
     assert answer.document()["report"] is None
     assert record(out)["status"] == "finished"
+
+
+def test_a_run_without_a_report(works: Callable[..., Answer], shared_images: Path, tmp_path: Path) -> None:
+    words = ("train", "linear_softmax", "--data", shared_images, *QUICK, "--out", tmp_path / "run", "--quiet")
+    assert works(*words, "--no-report", "--json").document()["report"] is None
+    assert not (tmp_path / "run/report.html").exists()
+    assert works(*words, "--resume", "--json").document()["report"] == str(tmp_path / "run/report.html")
 
 
 def test_train_with_json(works: Callable[..., Answer], shared_images: Path, tmp_path: Path) -> None:

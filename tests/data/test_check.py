@@ -7,8 +7,9 @@ from PIL import Image
 
 from foveal.cli import main
 from foveal.data.builtin import digits
-from foveal.data.check import Findings, check
+from foveal.data.check import Findings, check, check_source
 from foveal.data.sources import load_dataset
+from foveal.errors import InputError
 
 
 @pytest.fixture
@@ -117,3 +118,60 @@ def test_copies_within_a_class_and_split_are_noted(folder: Path) -> None:
     found = findings(folder)
     assert found.faults == 0
     assert any(note.startswith("1 image is a copy of others, as ") and "copy.png" in note for note in found.notes)
+
+
+def test_all_that_is_wrong_with_folders_is_listed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("train/8", "train/9"):
+        (folder / name).mkdir()
+    (folder / "val").mkdir()
+    (folder / "train" / "2" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "train" / "2" / "phone.heic").write_bytes(b"")
+    broken = files(folder, "train", 7)[0]
+    broken.write_bytes(b"no image")
+    found = check_source(folder)
+    assert sorted(found.layout) == sorted(
+        [
+            f"cannot read {folder}/train/2/gone.png: No such file or directory",
+            f"{folder}: no images in the folder of class 8; add some or remove it",
+            f"{folder}: no images in the folder of class 9; add some or remove it",
+            f"{folder}/val has no images in folders of classes; add some or remove it",
+        ]
+    )
+    assert list(found.unreadable) == [str(broken)]
+    assert found.faults == 5
+    assert sum(map(sum, (counts.values() for counts in found.counts.values()))) == 80
+    assert "files whose names are not of images were passed over: 1 .heic" in found.notes
+    assert main(["check", str(folder)]) == 2
+    assert "folders, files and rows (4):" in capsys.readouterr().out
+    with pytest.raises(InputError, match="val has no images"):
+        load_dataset(folder)
+
+
+def test_all_rows_of_a_csv_that_are_wrong_are_listed(folder: Path) -> None:
+    names = [f"{path.relative_to(folder)},{label}" for label in (2, 7) for path in files(folder, "train", label)]
+    wrong = ["only a path", "gone.png,7", names[0].replace(",2", ",7"), "train,2"]
+    table = folder / "data.csv"
+    table.write_text("\n".join(["path,label", *names, *wrong, names[1]]))
+    found, line = check_source(table), len(names) + 2
+    first = folder / names[0].partition(",")[0]
+    assert found.layout == [
+        f"{table}, line {line}: a row has one value for each of path, label",
+        f"{table}, line {line + 1}: cannot read {folder}/gone.png: No such file or directory",
+        f"{table}, line {line + 2}: {first} has two labels, '2' in line 2 and here '7'",
+        f"{table}, line {line + 3}: cannot read {folder}/train: Is a directory",
+    ]
+    assert sum(map(sum, (counts.values() for counts in found.counts.values()))) == len(names) + 1
+
+
+def test_what_leaves_nothing_to_use_is_listed_last(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = folder / "data.csv"
+    table.write_text("path,label,split\nno.png,a,train\nalso_not.png,b,exam\n")
+    found = check_source(table)
+    assert found.counts == {}
+    assert [text.removeprefix(f"{table}") for text in found.layout] == [
+        f", line 2: cannot read {folder}/no.png: No such file or directory",
+        ", line 3: unknown split 'exam'; known: test, train, val",
+        " has no rows",
+    ]
+    assert main(["check", str(table)]) == 2
+    assert capsys.readouterr().out.startswith("folders, files and rows (3):")

@@ -12,6 +12,7 @@ from foveal.classify.classifier import Classifier
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.system import Preprocess, Spec
 from foveal.train.config import TrainConfig
+from foveal.train.loop import train
 from tests.toys import small_digits
 
 
@@ -21,7 +22,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = small_digits()
     run = tmp_path_factory.mktemp("runs") / "run"
     system = foveal.create("linear_softmax", labels=dataset.labels)
-    foveal.train(system, dataset, TrainConfig(out=str(run), epochs=2, plan="eager", quiet=True))
+    train(system, dataset, TrainConfig(out=str(run), epochs=2, plan="eager", quiet=True))
     return run
 
 

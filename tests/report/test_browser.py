@@ -64,7 +64,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     system = foveal.create("lenet", labels=dataset.labels)
     run = tmp_path_factory.mktemp("runs") / "run"
-    foveal.train(system, dataset, TrainConfig(out=str(run), epochs=2, plan="eager", quiet=True))
+    foveal.train(system, dataset, TrainConfig(out=str(run), epochs=2, plan="eager", quiet=True, report=False))
     return write_report(run, dataset, system)
 
 
@@ -79,7 +79,9 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset = replace(dataset, splits=np.repeat(np.array([0, 1], np.int8), [60, 240]))
     run = tmp_path_factory.mktemp("runs") / "run"
     learned = foveal.create("linear_softmax", labels=labels)
-    finished = foveal.train(learned, dataset, TrainConfig(out=str(run), epochs=1, plan="eager", quiet=True))
+    finished = foveal.train(
+        learned, dataset, TrainConfig(out=str(run), epochs=1, plan="eager", quiet=True, report=False)
+    )
     name = f"/data/{'a/' * 60}{'b' * 120}.png"
     finished.write_record(unreadable={name: f"cannot read {name}: it is damaged", "new\nline": "no image"})
     return write_report(run, dataset, system)

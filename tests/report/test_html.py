@@ -45,7 +45,7 @@ def change(run: Path, **entries: Any) -> None:
 def trained(system: System, dataset: Dataset, out: Path, **settings: Any) -> Path:
     if not system.can("fit"):
         settings["plan"] = "eager"
-    foveal.train(system, dataset, TrainConfig(out=str(out), quiet=True, **settings))
+    foveal.train(system, dataset, TrainConfig(out=str(out), quiet=True, report=False, **settings))
     return out
 
 

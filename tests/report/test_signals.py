@@ -24,7 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, out = small_digits(), tmp_path_factory.mktemp("runs") / "run"
     torch.manual_seed(3)
     system = foveal.create("resnet_nano", labels=data.labels, width=4, init="small")
-    foveal.train(system, data, TrainConfig(out=str(out), epochs=1, seed=3, plan="eager", quiet=True))
+    foveal.train(system, data, TrainConfig(out=str(out), epochs=1, seed=3, plan="eager", quiet=True, report=False))
     return out
 
 

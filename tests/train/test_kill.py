@@ -33,6 +33,7 @@ def learn(directory: Path, workers: int, die_in_write: int | None = None) -> Non
         checkpoint.save_file = half
     torch.manual_seed(0)
     settings = {"epochs": 6, "batch_size": 16, "workers": workers, "quiet": True, "ema": 0.9, "save_minutes": 0.0005}
+    settings["report"] = False
     resume = (directory / "run.json").is_file()
     config = foveal.TrainConfig(out=str(directory), resume=resume, **settings)
     foveal.train(foveal.create("lenet", subsampling="trainable"), small_digits(), config)

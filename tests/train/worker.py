@@ -69,7 +69,7 @@ def main(plan: Path) -> None:
         original = type(system).loss
         if "befall" in case:
             befall(system, *case["befall"])
-        config = foveal.TrainConfig(out=str(plan.parent / case["name"]), quiet=True, **case["settings"])
+        config = foveal.TrainConfig(out=str(plan.parent / case["name"]), quiet=True, report=False, **case["settings"])
         try:
             run = foveal.train(system, load(case.get("data", "digits"), case["system"]), config)
             figures = foveal.evaluate(system, small_digits(246).select("val")) if case["system"] == "lenet" else {}

@@ -1,0 +1,80 @@
+"""Training with a report at its end: what `foveal.train` is, and the command."""
+
+from contextlib import suppress
+from copy import deepcopy
+
+from rich.console import Console
+
+from foveal.catalog import load
+from foveal.data.dataset import Dataset
+from foveal.errors import InputError
+from foveal.report.draw import save_pictures
+from foveal.report.html import write_report
+from foveal.system import System
+from foveal.train import loop
+from foveal.train.config import TrainConfig
+from foveal.train.run import Run
+from foveal.train.stopping import Interrupted
+
+
+def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
+    """Train a system on the train split, choose the best epoch by the val split, leave a run directory with a report.
+
+    A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
+    With `refit` there follows what a run would be from the same start, on the train and val splits as one train split,
+    set to as many epochs as were best; it leaves the weights of its last epoch, which no split is left to judge.
+    On return the system has its best weights, and `report` of the run is its report.html, unless that could not be
+    written, which one line on stderr tells. Ctrl-C ends the step, saves the state and raises Interrupted.
+    A run that was stopped or has failed after its first epoch leaves a report too, which says so; the exception has
+    the `run`.
+
+    Under torchrun the processes share each batch, whose size stays that of all of them, and the first one writes.
+
+    Raises InputError for data or settings that do not fit, before the first step.
+    """
+    config = config or TrainConfig()
+    try:
+        run = loop.train(system, dataset, config)
+    except (InputError, Interrupted) as end:
+        if config.report and end.run and _has_part(end.run):
+            if not config.quiet:
+                tell("writing the report of what was reached; Ctrl-C leaves it out")
+            with suppress(KeyboardInterrupt):
+                leave_report(end.run, dataset)
+        raise
+    if config.report:
+        leave_report(run, dataset, system)
+    return run
+
+
+def _has_part(run: Run) -> bool:
+    """Whether a run that did not come to its end has something to tell, and the time to: of several processes torchrun
+    ends all soon after one."""
+    return run.ranks.size == 1 and (run.directory / "best.safetensors").is_file()
+
+
+def leave_report(run: Run, dataset: Dataset, system: System | None = None) -> None:
+    """Write the report of a run, and pictures of what its system has learned; where that fails, one line says so.
+
+    system: the run's, with its best weights; default, one made of what the run has saved.
+    """
+    if not run.ranks.first:
+        return
+    try:
+        best = _saved(run) if system is None else system
+        save_pictures(run.directory, best.pictures())
+        run.report = write_report(run.directory, dataset, best)
+    except Exception as error:  # whatever it is: what was learned is safe, so this run has not failed
+        said = str(error) if isinstance(error, InputError) else repr(error)
+        tell(f"foveal: no report: {' '.join(said.split())}")
+
+
+def _saved(run: Run) -> System:
+    """The system with the best weights so far, beside the run's own, which keeps those of its last step."""
+    known = run.system.name is not None
+    return load(run.directory, system=None if known else deepcopy(run.system)).to(run.system.device)
+
+
+def tell(line: str) -> None:
+    """A line on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(line, markup=False)
