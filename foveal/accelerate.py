@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -107,20 +108,20 @@ def _openvino(system: System, images: Tensor, kind: str) -> System:
     if system.device.type != "cpu":
         raise InputError(f"openvino runs on a CPU, not on {system.device.type}")
     answering = _plain(system)
-    models: dict[tuple[int, ...], Any] = {}
+    models: dict[tuple[int, ...], Callable[[np.ndarray], np.ndarray]] = {}
 
     def forward(images: Tensor) -> Tensor:
         shape = tuple(images.shape)
         if shape not in models:
             models[shape] = openvino_model(_plain(system), images, kind)
-        return torch.from_numpy(models[shape](images.numpy(), share_inputs=True)[0])
+        return torch.from_numpy(models[shape](images.numpy()))
 
     answering.forward = forward
     return answering
 
 
-def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Any:
-    """A network as a model of OpenVINO, compiled for batches like `images` and a "float32" or "bfloat16" CPU.
+def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A network as a model of OpenVINO, compiled for batches like `images` and "float32" or "bfloat16" on a CPU.
 
     Raises InputError where OpenVINO is not installed.
     """
@@ -137,7 +138,12 @@ def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Any:
         model = reader.convert(reader.load(traced))
     model.reshape(list(images.shape))
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    return openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+
+    def answer(images: np.ndarray, weights: Any = traced) -> np.ndarray:  # the model reads weights that stay torch's
+        return compiled(images, share_inputs=True)[0]
+
+    return answer
 
 
 WAYS: dict[str, Callable[[System, Tensor, str], System]] = {

@@ -62,9 +62,10 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     path = Path(path)
     state, wrapping = read(path)
     own = system.state_dict()
-    layout, weights = _own_names(system, own, state)
+    layout, weights = translate(system, state)
+    weights = system.needed(weights)
     added = [name for name in system.optional(weights) if name not in weights]
-    weights |= {name: own[name] for name in added}
+    weights = _counters(own) | weights | {name: own[name] for name in added}
     known = class_names(path)
     if known and known != system.labels and _fitted(system):
         raise InputError(f"{path} was fitted to other classes, {few(known)}: what it remembers is of those")
@@ -98,19 +99,17 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
 def fits(system: System, state: Mapping[str, Tensor]) -> bool:
     """Whether these are weights of this system, but perhaps for the number of classes. It may lie on "meta"."""
     own = system.state_dict()
-    layout, weights = _own_names(system, own, state)
+    layout, weights = translate(system, state)
+    weights = _counters(own) | system.needed(weights)
     if own.keys() != weights.keys() or system.misfit(weights) or system.refuses(layout):
         return False
     shapes = [(own[name].shape, weights[name].shape) for name in own if own[name].shape != weights[name].shape]
     return all(_differ_in_classes(system, *pair) for pair in shapes)
 
 
-def _own_names(system: System, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The layout, and what the system needs of a file's tensors under its own names."""
-    layout, weights = translate(system, state)
-    # Files from before 2018 lack this counter, which only a BatchNorm without momentum uses.
-    counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-    return layout, counters | system.needed(weights)
+def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What files from before 2018 lack, and only a BatchNorm without momentum uses."""
+    return {name: own[name] for name in own if name.endswith("num_batches_tracked")}
 
 
 def _differ_in_classes(system: System, own: torch.Size, given: torch.Size) -> bool:

@@ -30,7 +30,9 @@ def test_the_loss_is_the_one_that_is_named(name: str, criterion: str) -> None:
         parameter.data += 0.05 * torch.randn_like(parameter)
     batch = batch_for(system)
     target = torch.nn.functional.one_hot(torch.tensor([4, 0, 9]), 10).float()
-    expected = CRITERIA[criterion](system(batch.images), target)
+    heads = system.heads(batch.images)
+    trained = [scores for head, scores in heads.items() if head != "class"] if name == "deit_nano" else [heads["class"]]
+    expected = sum(CRITERIA[criterion](scores, target) for scores in trained) / len(trained)
     torch.testing.assert_close(system.loss(batch)["class"], expected)
 
 

@@ -11,7 +11,7 @@ from foveal.nn.record import record
 
 def test_each_pixel_is_a_token():
     system = create("pixel_transformer_nano", image_size=(3, 4))
-    assert system.class_token is None
+    assert not system.tokens
     images = torch.rand(2, 3, 3, 4)
     with record(system, "dropout", system.explained_layer) as outputs:
         system(images)

@@ -17,10 +17,10 @@ METRICS = {"l2": "euclidean", "l1": "manhattan", "cosine": "cosine"}
 
 
 def digits(system: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prepared images in float64 and their classes."""
+    """Prepared images in float64, of numbers whose sums are exact, so that equal distances are; and their classes."""
     data = foveal.load_dataset("digits", split=split)
     images = torch.stack([system.preprocess.apply(data.image(i)) for i in range(len(data))])
-    return images.double() / 255, torch.stack([data.target(i).label for i in range(len(data))])  # type: ignore
+    return images.double() / 256, torch.stack([data.target(i).label for i in range(len(data))])  # type: ignore
 
 
 def fitted(name: str, **fields: Any) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:

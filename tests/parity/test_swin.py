@@ -10,7 +10,7 @@ from torch import nn
 from foveal.catalog import create
 from foveal.weights import translate
 
-from .compare import oracle, randomise
+from .compare import check_published, oracle, randomise
 
 LABELS = ("a", "b", "c", "d", "e")
 TIMM = {
@@ -102,8 +102,8 @@ def translated(system, reference):
 
 
 @pytest.mark.parametrize("name", TIMM)
-def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name, published):
-    published(name)
+def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name):
+    check_published(name)
 
 
 def test_training_equal_to_torchvision_draw_for_draw():
