@@ -132,6 +132,15 @@ def test_the_scroll_of_wide_tables_stays_in_their_boxes(browser: Browser, crowde
     assert all(box <= 400 for _, box in wide)
 
 
+def test_a_narrow_page_shows_both_shares_of_a_class(browser: Browser, digits: Path) -> None:
+    box = "document.querySelector('#classes .scroll')"
+    for width, columns in ((400, 6), (1280, 8)):
+        browser.open(digits, width)
+        assert browser.run(f"{box}.scrollWidth - {box}.clientWidth") == 0
+        seen = f"[...{box}.querySelectorAll('ROW > *')].filter(cell => cell.checkVisibility()).length"
+        assert [browser.run(seen.replace("ROW", row)) for row in ("thead tr", "tbody tr:first-child")] == 2 * [columns]
+
+
 def test_a_browser_would_tell(browser: Browser, tmp_path: Path) -> None:
     # The checks above can fail: a page with a script, a picture from elsewhere and a wide element.
     bad = tmp_path / "bad.html"
