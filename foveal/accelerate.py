@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from foveal.errors import InputError, nearest
 from foveal.nn.fold import fold_batch_norm
-from foveal.system import System
+from foveal.system import System, wait
 from foveal.verbs import make_callable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -179,17 +179,12 @@ def _seconds(system: System, images: Tensor, budget: float = 0.5) -> float:
     for _ in range(2):
         system(images)
     while sum(times) < budget and len(times) < 50:
-        _wait(images.device)
+        wait(images.device)
         started = time.perf_counter()
         system(images)
-        _wait(images.device)
+        wait(images.device)
         times.append(time.perf_counter() - started)
     return min(times)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 make_callable(__name__, __name__, "accelerate")

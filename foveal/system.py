@@ -250,3 +250,9 @@ def evaluating(system: nn.Module):
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was given, which one that works beside the CPU does later."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -10,6 +10,7 @@ import torch
 
 from foveal.errors import few
 from foveal.structures import Batch
+from foveal.system import wait
 from foveal.train.depth import learning
 from foveal.train.memory import explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
@@ -84,8 +85,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
     """Seconds that a function takes, with what it leaves for the device to do."""
     started = time.perf_counter()
     function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return time.perf_counter() - started
 
 

@@ -6,7 +6,7 @@ import platform
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.system import System
 from foveal.train import checkpoint
-from foveal.train.config import EXECUTION, TrainConfig
+from foveal.train.config import DEFAULTS, EXECUTION, UNSET, TrainConfig
 from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
 
@@ -153,6 +153,9 @@ def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     if taught[0] != taught[1]:
         before, now = (teacher and f"{teacher['name']} with the weights {teacher['digest'][:12]}" for teacher in taught)
         raise InputError(f"{directory} cannot go on with the teacher {now}: it runs with {before}")
+    # What the foveal that began the run did not know yet was as it is where nobody sets it.
+    unset = {field.name: None if field.default is UNSET else field.default for field in fields(TrainConfig)}
+    old = {**old, "config": unset | DEFAULTS | old["config"]}
     for part in ("variant", "preprocess", "config"):
         for name in {**new[part], **old[part]}:
             before, now = old[part].get(name), new[part].get(name)

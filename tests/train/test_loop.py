@@ -178,6 +178,18 @@ def test_patience_stops_and_a_stopped_run_stays_stopped(tmp_path: Path) -> None:
     assert len(again.history) == 3
 
 
+def test_a_run_of_an_older_foveal_goes_on(tmp_path: Path) -> None:
+    run(tmp_path, epochs=2)
+    path = tmp_path / "run" / "run.json"
+    record = json.loads(path.read_text())
+    for name in ("keep", "refit", "distill", "temperature"):
+        del record["config"][name]
+    path.write_text(json.dumps(record))
+    assert run(tmp_path, epochs=2, resume=True).record["status"] == "finished"
+    with pytest.raises(foveal.InputError, match="cannot go on with keep 2: it runs with 1"):
+        run(tmp_path, epochs=2, keep=2, resume=True)
+
+
 def test_non_finite_loss_keeps_the_weights_and_the_batch(tmp_path: Path) -> None:
     class Breaks(type(build())):  # type: ignore[misc]
         calls = 0
