@@ -95,13 +95,14 @@ def seconds(answer: Answer) -> float:
 def main() -> None:
     parser = arguments(__doc__, rounds=5)
     parser.add_argument("names", nargs="*", default=list(PEERS), help=f"default: {' '.join(PEERS)}")
+    parser.add_argument("--batches", type=int, nargs="*", default=BATCHES, help="images at once (default 1 16)")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     document: dict[str, Any] = {"machine": machine(), "figures": []}
     table = [["system", "batch", "precision", "who", "ms", "times the peer's speed", "targets"]]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         for name in options.names:
-            for batch in BATCHES:
+            for batch in options.batches:
                 for precision in PRECISIONS:
                     answers, way = contenders(name, batch, precision, Path(folder))
                     times: dict[str, list[float]] = {who: [] for who in answers}
