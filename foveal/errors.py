@@ -22,6 +22,12 @@ def few(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + more
 
 
+def check_drop(name: str, probability: float) -> None:
+    """InputError where something cannot be dropped with this probability."""
+    if not 0 <= probability < 1:
+        raise InputError(f"{name} must be at least 0 and below 1, not {probability}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of an error line about an unknown name: the known names that look most like it."""
     known = list(known)

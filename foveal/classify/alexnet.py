@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.hidden import hidden_classifier
 from foveal.nn.init import init_for_relu
 from foveal.nn.response_norm import response_norm
@@ -74,8 +74,7 @@ class AlexNetSpec(ClassifierSpec):
                 raise InputError(f"{groups} groups cannot share the {before} and {after} channels of stage {stage}")
         if wrong := [stage for stage in self.pooled if not 1 <= stage <= count]:
             raise InputError(f"there is no stage {wrong[0]} to be pooled, stages are 1 to {count}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
 
     @property
     def smallest(self) -> int:

@@ -169,6 +169,15 @@ def label_indices(batch: Batch) -> Tensor:
     return torch.stack([target.label for target in batch.targets])
 
 
+def templates(spec: Spec) -> nn.Linear:
+    """Scores linear in the pixels, (B, D) -> (B, C): all zero, since what is linear has no symmetry to break."""
+    height, width = spec.preprocess.size
+    layer = nn.Linear(spec.preprocess.channels * height * width, len(spec.labels))
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 def template_pictures(weight: Tensor, system: System) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
     """What `System.pictures` returns, for scores linear in the pixels of weight (C, D): the template of each class.
 

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.classify.vit import DEIT, RECIPE, ViT, ViTSpec
+from foveal.classify.vit import DEIT, NANO, NANO_RECIPE, RECIPE, SMALL, ViT, ViTSpec
 from foveal.errors import InputError
 from foveal.structures import Batch
-from foveal.system import Preprocess
 
 
 @dataclass(frozen=True)
@@ -69,15 +68,5 @@ VARIANTS = {
     "deit_tiny_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, width=192, heads=3),
     "deit_small_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, width=384, heads=6),
     "deit_base_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE),
-    "deit_nano": DeiTSpec(
-        DIGITS,
-        Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),
-        {"epochs": 50, "lr": 0.002, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
-        patch=4,
-        width=64,
-        depth=3,
-        heads=4,
-        mlp_ratio=2.0,
-        position_std=0.5,
-    ),
+    "deit_nano": DeiTSpec(DIGITS, SMALL, NANO_RECIPE, **NANO),
 }

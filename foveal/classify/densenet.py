@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.system import Preprocess
 
 
@@ -51,8 +51,7 @@ class DenseNetSpec(ClassifierSpec):
             raise InputError("growth and width must be at least 1, bottleneck at least 0")
         if not 0 < self.compression <= 1 or int(self.width * self.compression) < 1:
             raise InputError(f"compression must be at most 1 and leave a map of {self.width}, not {self.compression}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
         self.check(self.preprocess.size)
 
     @property

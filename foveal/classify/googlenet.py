@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.init import init_for_relu, init_scores
 from foveal.nn.response_norm import response_norm
 from foveal.structures import Batch
@@ -84,8 +84,7 @@ class GoogLeNetSpec(ClassifierSpec):
         if self.auxiliary and self.depths[1] < 2:
             raise InputError("auxiliary classifiers need at least two modules in stage4")
         for name, value in (("dropout", self.dropout), ("auxiliary_dropout", self.auxiliary_dropout)):
-            if not 0 <= value < 1:
-                raise InputError(f"{name} must be at least 0 and below 1, not {value}")
+            check_drop(name, value)
         if self.auxiliary_weight < 0:
             raise InputError(f"auxiliary_weight must be at least 0, not {self.auxiliary_weight}")
 

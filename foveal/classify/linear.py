@@ -9,9 +9,9 @@ W is a picture: bright where ink speaks for class c, dark where it speaks agains
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from foveal.classify.classifier import Classifier, ClassifierSpec, template_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, template_pictures, templates
 from foveal.classify.labels import DIGITS
 from foveal.system import Preprocess
 
@@ -21,11 +21,7 @@ class Linear(Classifier):
 
     def __init__(self, spec: ClassifierSpec) -> None:
         super().__init__(spec)
-        height, width = spec.preprocess.size
-        self.classifier = nn.Linear(spec.preprocess.channels * height * width, len(spec.labels))
-        # Zero templates are the natural start here: a linear model has no symmetry to break.
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = templates(spec)
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_exact(images.shape[2:])

@@ -17,16 +17,15 @@ Departs from the paper: the classifier's weights do not start at zero.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isqrt
 from typing import Any
 
 from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.attention import mlp
-from foveal.nn.patches import patch_grid
+from foveal.nn.patches import other_side, patch_grid
 from foveal.nn.stochastic_depth import StochasticDepth, linear_rule
 from foveal.system import Preprocess
 
@@ -54,8 +53,7 @@ class MixerSpec(ClassifierSpec):
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.depth, self.token_hidden, self.channel_hidden) < 1:
             raise InputError("patch, width, depth, token_hidden and channel_hidden must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
         patch_grid(self.preprocess.size, self.patch)
 
     @property
@@ -125,9 +123,8 @@ class Mixer(Classifier):
         matrix, kernel = weights.get("blocks.0.mlp_tokens.fc1.weight"), weights.get("patch_embedding.weight")
         if matrix is None or matrix.ndim != 2 or kernel is None:
             return None
-        (height, width), count = self.spec.grid, matrix.shape[1]
-        side = isqrt(count)
-        if kernel.shape != self.patch_embedding.weight.shape or count == height * width or side * side != count:
+        (height, width), side = self.spec.grid, other_side(matrix.shape[1], self.spec.grid)
+        if kernel.shape != self.patch_embedding.weight.shape or side is None:
             return None
         return (
             f"it mixes the tokens of {side} x {side} patches, the system those of {height} x {width}; "

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from foveal.classify.classifier import Scorer, label_indices, template_pictures
+from foveal.classify.classifier import Scorer, label_indices, template_pictures, templates
 from foveal.classify.labels import DIGITS
 from foveal.classify.linear import PIXELS
 from foveal.errors import InputError
@@ -47,10 +47,7 @@ class Perceptron(Scorer):
         if spec.eta0 <= 0 or spec.passes < 1:
             raise InputError(f"eta0 is above 0 and passes at least 1, not {spec.eta0} and {spec.passes}")
         self.eta0, self.passes = spec.eta0, spec.passes
-        height, width = spec.preprocess.size
-        self.classifier = nn.Linear(spec.preprocess.channels * height * width, len(spec.labels))
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = templates(spec)
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_exact(images.shape[2:])

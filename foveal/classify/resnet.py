@@ -24,7 +24,7 @@ from torch.nn.functional import pad
 
 from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.activation import ACTIVATIONS, Activation
 from foveal.nn.init import Init
 from foveal.nn.norm import NORMS, Norm
@@ -78,8 +78,7 @@ class ResNetSpec(ClassifierSpec):
             raise InputError(
                 f"width * width_per_group must be a multiple of 64, not {self.width}*{self.width_per_group}"
             )
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
 
     @property
     def stem_width(self) -> int:

@@ -30,7 +30,7 @@ from torch.nn.functional import pad, pixel_unshuffle
 
 from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.attention import EncoderBlock, SelfAttention
 from foveal.nn.stochastic_depth import linear_rule
 from foveal.system import Preprocess
@@ -67,8 +67,7 @@ class SwinSpec(ClassifierSpec):
             )
         if min(self.patch, self.width, *self.depths, *self.heads, self.window, self.mlp_ratio * self.width) < 1:
             raise InputError("patch, width, depths, heads, window and the width of the mlp must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
 
 
 def cut(x: Tensor, window: int) -> Tensor:

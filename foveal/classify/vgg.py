@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.hidden import hidden_classifier
 from foveal.nn.init import init_for_relu
 from foveal.system import Preprocess
@@ -51,8 +51,7 @@ class VGGSpec(ClassifierSpec):
             raise InputError(f"depths and widths must give a number for each stage, not {self.depths}, {self.widths}")
         if min(*self.depths, *self.widths, self.grid, self.hidden) < 1:
             raise InputError("depths, widths, grid and hidden must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
 
     @property
     def smallest(self) -> int:

@@ -16,7 +16,6 @@ its weights do not start at zero, GELU is exact, and stochastic depth can be add
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isqrt
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,9 +23,9 @@ from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.errors import InputError
+from foveal.errors import InputError, check_drop
 from foveal.nn.attention import EncoderBlock
-from foveal.nn.patches import patch_grid
+from foveal.nn.patches import other_side, patch_grid
 from foveal.nn.stochastic_depth import linear_rule
 from foveal.system import Preprocess
 
@@ -59,8 +58,7 @@ class ViTSpec(ClassifierSpec):
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.depth, self.heads, self.mlp_ratio * self.width) < 1:
             raise InputError("patch, width, depth, heads and the width of the mlp must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"dropout must be at least 0 and below 1, not {self.dropout}")
+        check_drop("dropout", self.dropout)
         patch_grid(self.preprocess.size, self.patch)
 
     @property
@@ -133,8 +131,8 @@ class ViT(Classifier):
         if positions is None or positions.ndim != 3 or kernel is None:
             return None
         count = positions.shape[1] - sum(name in weights for name in self.token_names)
-        (height, width), side = self.spec.grid, isqrt(max(0, count))
-        if kernel.shape != self.patch_embedding.weight.shape or count == height * width or side * side != count:
+        (height, width), side = self.spec.grid, other_side(count, self.spec.grid)
+        if kernel.shape != self.patch_embedding.weight.shape or side is None:
             return None
         return (
             f"its positions are those of {side} x {side} patches, the system's of {height} x {width}; "
@@ -147,6 +145,11 @@ DEIT = Preprocess(crop=224 / 248, interpolation="bicubic")
 # Table 3 of the paper for ImageNet, with the rate of its batches of 4096 brought down to ours by the square root.
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.3, "clip": 1.0, "warmup": 0.5}
 RECIPE |= {"crop_scale": (0.08, 1.0), "flip": True, "label_smoothing": 0.1}
+
+SMALL = Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3)
+NANO_RECIPE: dict[str, Any] = {"epochs": 50, "lr": 0.002, "weight_decay": 0.05, "warmup": 0.5}
+NANO_RECIPE |= {"shift": 0.125, "label_smoothing": 0.1}
+NANO: dict[str, Any] = {"patch": 4, "width": 64, "depth": 3, "heads": 4, "mlp_ratio": 2.0, "position_std": 0.5}
 
 VIT_B_16 = ViTSpec(IMAGENET_1K, Preprocess(), RECIPE)
 VIT_L_16 = replace(VIT_B_16, preprocess=Preprocess(crop=224 / 242), width=1024, depth=24, heads=16)
@@ -164,15 +167,5 @@ VARIANTS = {
     "deit_tiny_patch16_224": replace(VIT_T_16, preprocess=DEIT),
     "deit_small_patch16_224": replace(VIT_S_16, preprocess=DEIT),
     "deit_base_patch16_224": replace(VIT_B_16, preprocess=DEIT),
-    "vit_nano": ViTSpec(
-        DIGITS,
-        Preprocess((16, 16), "squash", 1.0, (0.5,) * 3, (0.5,) * 3),
-        {"epochs": 50, "lr": 0.002, "weight_decay": 0.05, "warmup": 0.5, "shift": 0.125, "label_smoothing": 0.1},
-        patch=4,
-        width=64,
-        depth=3,
-        heads=4,
-        mlp_ratio=2.0,
-        position_std=0.5,
-    ),
+    "vit_nano": ViTSpec(DIGITS, SMALL, NANO_RECIPE, **NANO),
 }

@@ -1,5 +1,7 @@
 """Images cut into square patches, one beside the other."""
 
+from math import isqrt
+
 from foveal.errors import InputError
 
 
@@ -17,3 +19,9 @@ def patch_grid(size: tuple[int, int], patch: int) -> tuple[int, int]:
             f"set image_size to {' or '.join(near)}"
         )
     return size[0] // patch, size[1] // patch
+
+
+def other_side(count: int, grid: tuple[int, int]) -> int | None:
+    """The side of a square of so many patches; None where they are no square, or as many as the grid has."""
+    side = isqrt(max(0, count))
+    return side if side * side == count != grid[0] * grid[1] else None
