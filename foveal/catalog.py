@@ -152,7 +152,8 @@ def trained(run_or_name: str | PathLike[str]) -> Any:
     elif name in ENTRIES:
         raise InputError(f"{name} has no trained weights here: name a run or checkpoint instead")
     else:
-        raise InputError(f"{name} is neither a run or checkpoint nor a system{nearest(name, ENTRIES)}")
+        known = nearest(name, ENTRIES) if Path(name).name == name else ""  # what has a folder is meant as a run
+        raise InputError(f"{name} is neither a run or checkpoint nor a system{known}")
     system.started_from = name
     return system
 
