@@ -74,6 +74,8 @@ class Objects(Target):
     masks:     (N, H, W) bool.
     keypoints: (N, K, 3) float: x, y in pixels, visible (> 0) or not.
     crowd:     (N,) bool: the box stands for a group, which no detection has to match one by one.
+    areas:     (N,) float, pixels that each object covers, where they are known and no masks say it.
+    ignored:   (N,) bool: too difficult to ask for: neither missed when not found nor wrong when found.
     """
 
     boxes: Tensor
@@ -82,6 +84,8 @@ class Objects(Target):
     masks: Tensor | None = None
     keypoints: Tensor | None = None
     crowd: Tensor | None = None
+    areas: Tensor | None = None
+    ignored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -112,6 +116,10 @@ class Objects(Target):
             moved = replace(moved, keypoints=torch.cat([points, visible[..., None]], -1))
         if self.masks is not None:
             moved = replace(moved, masks=_warp_masks(self.masks, affine, size))
+        if self.areas is not None:
+            # What is cut away takes its share of the area, as far as the box can tell.
+            kept = (high - low).prod(-1) / (corners.amax(1) - corners.amin(1)).prod(-1).clamp(min=1e-9)
+            moved = replace(moved, areas=self.areas * torch.linalg.det(affine[:, :2]).abs() * kept)
         return moved[((high - low) > 0).all(-1)]
 
 
