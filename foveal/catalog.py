@@ -96,9 +96,8 @@ def create(
     init:           how weights begin, where not by the family's own rule: zero, small, large, xavier or kaiming, as
                     nn/init.py has them.
     variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
-                    A field that holds systems takes them as objects, or as text that `trained` knows. Images are then
-                    prepared as the largest of these systems has it, and class names the first one's, where nothing else
-                    says so.
+                    A field that holds systems takes them as objects, or as text that `trained` knows; one for the
+                    system that another is built upon also takes the name of one that is yet to learn.
 
     Raises InputError for a name, field or weights that do not fit.
     """
@@ -106,16 +105,19 @@ def create(
     if weights == "package":
         from foveal.weights.packages import PACKAGED, packaged_file
 
-        weights = packaged_file(name)
-        name, licence = PACKAGED[name].variant, PACKAGED[name].licence
-    variant_fields = _with_systems(name, variant_fields)
-    spec = changed(name, variant(name), variant_fields)
+        bases = [variant_fields.get(field, getattr(variant(name), field)) for field in _base_fields(variant(name))]
+        packaged = next((base for base in bases if base in PACKAGED), name)
+        weights, licence = packaged_file(packaged), PACKAGED[packaged].licence
+        name = PACKAGED[name].variant if packaged == name else name
+    given = _with_systems(name, variant_fields)
+    spec = changed(name, variant(name), given)
+    variant_fields = {field: given[field] for field in variant_fields}
     if weights is not None:
         from foveal.weights import Misfit, class_names, load_weights
         from foveal.weights.saved import find
 
         weights = find(weights) if Path(weights).is_dir() else weights
-        labels = labels or class_names(weights) or None
+        labels = labels or class_names(weights, task_of(name)) or None
     if labels is not None:
         spec = replace(spec, labels=_checked(labels))
     system = family(name)(spec)
@@ -243,11 +245,31 @@ def holds_systems(hint: Any) -> bool:
     return System in (hint, *get_args(hint))
 
 
+def is_base(hint: Any) -> bool:
+    """Whether a field of this type is for the system that another is built upon: `System | str`."""
+    return holds_systems(hint) and str in get_args(hint)
+
+
+def _base_fields(spec: Any) -> list[str]:
+    return [field for field, hint in get_type_hints(type(spec)).items() if is_base(hint)]
+
+
+def _base(system: Any) -> Any:
+    """The system itself, a new one of a catalog name, or the trained one of a run or checkpoint."""
+    if _is_system(system):
+        return system
+    return create(system) if system in ENTRIES else trained(system)
+
+
 def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with systems in the place of text that stands for them."""
-    hints, given = get_type_hints(type(variant(name))), dict(variant_fields)
+    spec = variant(name)
+    hints = get_type_hints(type(spec))
+    given = {field: getattr(spec, field) for field in _base_fields(spec)} | variant_fields
     for field, value in given.items():
-        if field in hints and holds_systems(hints[field]) and value is not None:
+        if field in hints and is_base(hints[field]):
+            given[field] = _base(value)
+        elif field in hints and holds_systems(hints[field]) and value is not None:
             several = get_origin(hints[field]) is tuple
             row = value if several and isinstance(value, tuple | list) else (value,)
             found = tuple(trained(one) if isinstance(one, str | PathLike) else one for one in row)
@@ -281,9 +303,7 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
             raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), map(str, choices))}")
     size = values.pop("image_size", None)
     if inside := _systems_in({**vars(spec), **values}.values()):
-        largest = max(inside, key=lambda part: part.preprocess.size[0] * part.preprocess.size[1])
-        values.setdefault("preprocess", largest.preprocess)
-        values.setdefault("labels", spec.labels or inside[0].labels)
+        values = spec.taken(inside) | values
     if size is not None:
         size = (size, size) if isinstance(size, int) else tuple(size)
         if len(size) != 2 or min(size) < 1:

@@ -176,6 +176,16 @@ class Batch:
         """The batch with images as float32 in [0, 1]."""
         return replace(self, images=to_float(self.images))
 
+    def shown(self) -> Tensor:
+        """(B, H, W) bool: which pixels show the original image, and are not padding."""
+        height, width = self.images.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        points = (torch.stack([x, y], -1) + 0.5).to(self.affines).view(1, -1, 2)
+        back = torch.linalg.inv(self.affines[:, :, :2]).transpose(1, 2)
+        places = (points - self.affines[:, None, :, 2]) @ back  # (B, H W, 2), in pixels of the original images
+        limits = self.sizes.flip(1)[:, None].to(places)
+        return ((places >= 0) & (places < limits)).all(2).view(-1, height, width)
+
     def first(self, count: int) -> "Batch":
         """The first images alone."""
         return Batch(*(value[:count] for value in vars(self).values()))

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
-from foveal.errors import InputError
+from foveal.errors import InputError, nearest
 from foveal.nn.init import Init, initialise
 from foveal.structures import Batch, Target, to_float
 
@@ -20,15 +20,17 @@ class Preprocess:
 
     size:   height and width that the system sees.
     resize: "squash" to that size, aspect ratio lost; "crop": the shorter side becomes size / crop, then the centre is
-            cut out; "fit": the whole image inside the size, aspect ratio kept, the rest padded with black at the right
-            and the bottom.
+            cut out; "fit": the whole image inside the size, aspect ratio kept, the rest padded at the right and the
+            bottom; "bound": as large as fits inside the size or, whichever is larger, inside the size turned by a right
+            angle, padded to multiples of 32 pixels, so that sizes differ. Padding has the mean colour, so that it is
+            zero once it is normalised.
     crop:   for "crop", the part of the resized shorter side that remains.
     mean, std: of each channel of images in [0, 1], subtracted and divided as the system's first operation.
     grey:   the system sees one channel, the luminance; mean and std then have one value.
     """
 
     size: tuple[int, int] = (224, 224)
-    resize: Literal["squash", "crop", "fit"] = "crop"
+    resize: Literal["squash", "crop", "fit", "bound"] = "crop"
     crop: float = 0.875
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -41,38 +43,55 @@ class Preprocess:
 
     def affine(self, height: int, width: int) -> Tensor:
         """(2, 3) float64: from pixels of an image of this height and width to pixels of the prepared one."""
-        (rows, columns), top, left = self._placement(height, width)
+        (rows, columns), top, left, _ = self._placement(height, width)
         return torch.tensor([[columns / width, 0, -left], [0, rows / height, -top]], dtype=torch.float64)
 
     def apply(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 or float in [0, 1] -> (3, *size), same type."""
-        (rows, columns), top, left = self._placement(*image.shape[-2:])
-        image = resize(image, (rows, columns), self.interpolation)
-        bottom, right = top + self.size[0], left + self.size[1]
-        # Negative padding cuts, positive padding adds black.
-        return pad(image, (-left, right - columns, -top, bottom - rows))
+        """(3, H, W) uint8 or float in [0, 1] -> (3, *size), same type; with "bound" of a size that the image decides."""
+        (rows, columns), top, left, (height, width) = self._placement(*image.shape[-2:])
+        image = resize(image, (rows, columns), self.interpolation)[:, top : top + height, left : left + width]
+        return self.padded(image, (height, width))
+
+    def padded(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """(3, h, w) uint8 or float -> (3, *size), same type, with the mean colour at the right and the bottom."""
+        if tuple(image.shape[1:]) == size:
+            return image
+        mean = torch.tensor(self.mean).expand(3)
+        mean = (mean * 255).round() if image.dtype == torch.uint8 else mean
+        whole = mean.to(image)[:, None, None].repeat(1, *size)
+        whole[:, : image.shape[1], : image.shape[2]] = image
+        return whole
+
+    def stacked(self, images: Sequence[Tensor]) -> Tensor:
+        """Prepared images (3, h, w) of any sizes as one tensor (B, 3, H, W) of the largest height and width."""
+        size = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
+        return torch.stack([self.padded(image, size) for image in images])
 
     def batch(self, images: Sequence[Tensor]) -> Batch:
         """Images of any sizes as one float batch without targets."""
         return Batch(
-            torch.stack([to_float(self.apply(image)) for image in images]),
+            self.stacked([to_float(self.apply(image)) for image in images]),
             (),
             torch.arange(len(images)),
             torch.stack([self.affine(*image.shape[-2:]) for image in images]).float(),
             torch.tensor([image.shape[-2:] for image in images]),
         )
 
-    def _placement(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
-        """(rows, columns) to resize to, then the upper left corner (top, left) of the part that is kept."""
+    def _placement(self, height: int, width: int) -> tuple[tuple[int, int], int, int, tuple[int, int]]:
+        """(rows, columns) to resize to, the upper left corner (top, left) of the part that is kept, and the size of what
+        the system sees."""
         target_height, target_width = self.size
         if self.resize == "squash":
-            return (target_height, target_width), 0, 0
-        if self.resize == "fit":
-            scale = min(target_height / height, target_width / width)
-            return (max(1, round(height * scale)), max(1, round(width * scale))), 0, 0
-        scale = max(round(target_height / self.crop) / height, round(target_width / self.crop) / width)
-        rows, columns = max(target_height, int(height * scale + 1e-6)), max(target_width, int(width * scale + 1e-6))
-        return (rows, columns), round((rows - target_height) / 2), round((columns - target_width) / 2)
+            return self.size, 0, 0, self.size
+        if self.resize == "crop":
+            scale = max(round(target_height / self.crop) / height, round(target_width / self.crop) / width)
+            rows, columns = max(target_height, int(height * scale + 1e-6)), max(target_width, int(width * scale + 1e-6))
+            return (rows, columns), round((rows - target_height) / 2), round((columns - target_width) / 2), self.size
+        scale = min(target_height / height, target_width / width)
+        if self.resize == "bound":
+            scale = max(scale, min(target_width / height, target_height / width))
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        return (rows, columns), 0, 0, self.size if self.resize == "fit" else (-(-rows // 32) * 32, -(-columns // 32) * 32)
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
@@ -96,7 +115,8 @@ def shown(images: Tensor, part: "System") -> Tensor:
 @dataclass(frozen=True)
 class Spec:
     """One variant of a family of systems, as data. A family adds its own fields; those of type `System | None` or
-    `tuple[System, ...]` hold the trained systems that it is made of (catalog.py).
+    `tuple[System, ...]` hold the trained systems that it is made of, one of type `System | str` the system that it is
+    built upon, or the name of one that is yet to learn (catalog.py).
 
     labels:     class names, in the order of the outputs.
     preprocess: size rule and normalisation.
@@ -106,6 +126,12 @@ class Spec:
     labels: tuple[str, ...] = ()
     preprocess: Preprocess = Preprocess()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def taken(self, parts: "Sequence[System]") -> dict[str, Any]:
+        """Fields that a variant takes from the systems it is made of, where nothing else says so: images are prepared
+        as the largest of them has it, and class names are the first one's."""
+        largest = max(parts, key=lambda part: part.preprocess.size[0] * part.preprocess.size[1])
+        return {"preprocess": largest.preprocess, "labels": self.labels or parts[0].labels}
 
 
 class System(nn.Module):
@@ -153,6 +179,12 @@ class System(nn.Module):
             images = (images * images.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(1, keepdim=True)
         return (images - self.pixel_mean) / self.pixel_std
 
+    def index(self, label: str) -> int:
+        """Where a class name stands in the outputs."""
+        if label not in self.labels:
+            raise InputError(f"unknown class {label!r}{nearest(label, self.labels)}")
+        return self.labels.index(label)
+
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
         """The terms of the objective that `player` minimises, each a scalar; the total is their sum."""
         raise self._cannot("be trained by gradient")
@@ -165,7 +197,11 @@ class System(nn.Module):
         """Images (3, H, W) of any sizes, uint8 or float in [0, 1] -> one target each, in the image's own pixels."""
         with evaluating(self):
             batch = self.preprocess.batch(list(images)).to(self.device)
-            return self.decode(self(batch.images), batch)
+            return self.decode(self.outputs(batch), batch)
+
+    def outputs(self, batch: Batch) -> Any:
+        """What `forward` gives for a prepared batch; a system that has to know what is padding asks the batch here."""
+        return self(batch.images)
 
     def decode(self, outputs: Any, batch: Batch) -> Sequence[Target]:
         """Raw outputs of `forward` on a prepared batch -> one target an image, in its original pixels."""
@@ -178,6 +214,11 @@ class System(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")
+
+    @property
+    def base(self) -> "System | None":
+        """The system that this one is built upon, whose weights it may begin with; most have none."""
+        return None
 
     @property
     def explained_layer(self) -> str:

@@ -37,10 +37,26 @@ def test_affine_says_where_each_pixel_went(size: tuple[int, int], rule: str) -> 
     assert inner.any() or min(size) < 8
 
 
-def test_fit_keeps_the_whole_image_and_pads_with_black() -> None:
-    prepared = Preprocess((40, 40), "fit").apply(torch.ones(3, 10, 20))
+def test_fit_keeps_the_whole_image_and_pads_with_what_becomes_zero() -> None:
+    preprocess = Preprocess((40, 40), "fit")
+    prepared = preprocess.apply(torch.ones(3, 10, 20))
     assert prepared[:, :20, :].min() == 1
-    assert prepared[:, 20:, :].max() == 0
+    system = foveal.create("resnet_nano", preprocess=preprocess)
+    assert system.normalize(prepared[None])[..., 20:, :].abs().max() < 1e-6
+    assert preprocess.apply(torch.zeros(3, 10, 20, dtype=torch.uint8))[:, 20:].unique().tolist() == [104, 116, 124]
+
+
+def test_bound_keeps_both_sides_within_the_size_or_the_size_turned() -> None:
+    preprocess = Preprocess((64, 96), "bound")
+    shapes = [(30, 60), (60, 30), (50, 50), (10, 200)]
+    prepared = [preprocess.apply(torch.ones(3, *shape)) for shape in shapes]
+    assert [tuple(image.shape[1:]) for image in prepared] == [(64, 96), (96, 64), (64, 64), (32, 96)]
+    assert preprocess.affine(30, 60)[0, 0] == preprocess.affine(60, 30)[0, 0] == 96 / 60
+    batch = preprocess.batch([torch.ones(3, *shape) for shape in shapes])
+    assert batch.images.shape == (4, 3, 96, 96)
+    assert batch.shown().sum((1, 2)).tolist() == [48 * 96, 96 * 48, 64 * 64, 5 * 96]
+    assert batch.images[:, 0][batch.shown()].min() == 1
+    assert (batch.images[:, 0][~batch.shown()] - 0.485).abs().max() < 1e-6
 
 
 def test_normalisation_is_the_first_operation() -> None:

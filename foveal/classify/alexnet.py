@@ -16,6 +16,7 @@ of ZFNet, of which the paper says that it is "across feature maps", has the form
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -123,10 +124,14 @@ class AlexNet(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_smallest(images.shape[2:], self.spec.smallest)
-        x = self.normalize(images)
+        for x in self.maps(self.normalize(images)):
+            pass
+        return self.classifier(self.pool(x).flatten(1))  # flattened map by map, row by row
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
         for number in range(1, len(self.spec.channels) + 1):
             x = self.get_submodule(f"stage{number}")(x)  # (B, C, h, w)
-        return self.classifier(self.pool(x).flatten(1))  # flattened map by map, row by row
+            yield x
 
     @property
     def explained_layer(self) -> str:

@@ -12,6 +12,7 @@ trained with 0.1 for the rate and without dropout.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -138,12 +139,17 @@ class DenseNet(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.spec.check(tuple(images.shape[2:]))
-        x = self.stem(self.normalize(images))
+        for x in self.maps(self.normalize(images)):
+            pass
+        return self.classifier(self.pool(self.activate(x)).flatten(1))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.stem(x)
         for number in range(1, len(self.spec.depths) + 1):
             if number > 1:
                 x = self.get_submodule(f"transition{number - 1}")(x)
             x = self.get_submodule(f"stage{number}")(x)  # (B, C, h, w)
-        return self.classifier(self.pool(self.activate(x)).flatten(1))
+            yield x
 
     @property
     def explained_layer(self) -> str:

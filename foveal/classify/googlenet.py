@@ -18,7 +18,7 @@ its size, where the paper's 5x5 windows fit 14 x 14 alone; the response norm is 
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -206,10 +206,15 @@ class GoogLeNet(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         return self.finish(self.get_submodule("stage4")(self.begin(images)))
 
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        for before, stage in ((self.stem, "stage3"), (self.pool3, "stage4"), (self.pool4, "stage5")):
+            x = self.get_submodule(stage)(before(x))
+            yield x
+
     def begin(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 480, H / 16, W / 16), what stage4 reads."""
         self.check_smallest(images.shape[2:], self.spec.smallest)
-        return self.pool3(self.get_submodule("stage3")(self.stem(self.normalize(images))))
+        return self.pool3(next(self.maps(self.normalize(images))))
 
     def finish(self, x: Tensor) -> Tensor:
         """What stage4 gives -> (B, C)."""

@@ -18,6 +18,7 @@ Departs from the papers, as published weights do: v1 has relu6 as v2 has.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -200,11 +201,16 @@ class MobileNet(Classifier):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.stem(self.normalize(images))
-        for number in range(1, len(self.spec.stages) + 1):
-            x = self.get_submodule(f"stage{number}")(x)  # (B, C, h, w)
+        for x in self.maps(self.normalize(images)):
+            pass
         x = self.pool(self.head(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(self.hidden(x)))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.stem(x)
+        for number in range(1, len(self.spec.stages) + 1):
+            x = self.get_submodule(f"stage{number}")(x)  # (B, C, h, w)
+            yield x
 
     @property
     def blocks(self) -> dict[str, Block]:

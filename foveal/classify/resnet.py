@@ -15,7 +15,7 @@ Departs from the papers, as published weights do:
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -248,11 +248,16 @@ class ResNet(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         if self.spec.norm == "instance":  # a map of one pixel has no variance
             self.check_smallest(images.shape[2:], 2 ** (len(self.spec.depths) - 1) * self.stem_stride + 1)
-        x = self.stem(self.normalize(images))
-        for number in range(len(self.spec.depths)):
-            x = self.get_submodule(f"stage{number + 1}")(x)  # (B, C, h, w)
+        for x in self.maps(self.normalize(images)):
+            pass
         x = self.pool(self.activate(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(x))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.stem(x)
+        for number in range(len(self.spec.depths)):
+            x = self.get_submodule(f"stage{number + 1}")(x)  # (B, C, h, w)
+            yield x
 
     @property
     def stem_stride(self) -> int:

@@ -18,7 +18,7 @@ second; the mask is -inf, not -100. Pixels beyond the last whole patch are not s
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
@@ -200,10 +200,19 @@ class Swin(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_smallest(images.shape[2:], self.spec.patch)
-        x = self.dropout(self.stem(self.normalize(images)))  # (B, H / 4, W / 4, 96) for swin_t
+        for x in self._stages(self.normalize(images)):
+            pass
+        return self.classifier(self.norm(x).mean((1, 2)))
+
+    def _stages(self, x: Tensor) -> Iterator[Tensor]:
+        x = self.dropout(self.stem(x))  # (B, H / 4, W / 4, 96) for swin_t
         for name in self.parts:
             x = self.get_submodule(name)(x)  # stage4: (B, H / 32, W / 32, 768), rounded up
-        return self.classifier(self.norm(x).mean((1, 2)))
+            if name.startswith("stage"):
+                yield x
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        return map(self.as_map, self._stages(x))
 
     @property
     def explained_layer(self) -> str:

@@ -14,7 +14,7 @@ at 224 pixels, where the paper lets the fully connected layers slide over larger
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,10 +91,14 @@ class VGG(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_smallest(images.shape[2:], self.spec.smallest)
-        x = self.normalize(images)
+        for x in self.maps(self.normalize(images)):
+            pass
+        return self.classifier(self.pool(x).flatten(1))  # flattened map by map, row by row
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
         for number in range(1, len(self.spec.depths) + 1):
             x = self.get_submodule(f"stage{number}")(x)  # (B, C, h, w)
-        return self.classifier(self.pool(x).flatten(1))  # flattened map by map, row by row
+            yield x
 
     @property
     def explained_layer(self) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
-from foveal.catalog import ENTRIES, create, family, holds_systems, settable, variant
+from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
@@ -154,7 +154,7 @@ def _own_settings(name: str) -> Any:
     height, width = spec.preprocess.size
     size: Any = height if height == width else (height, width)
     pixels = "Pixels, or height and width."
-    if any(holds_systems(hint) for hint in hints.values()):
+    if any(holds_systems(hint) and not is_base(hint) for hint in hints.values()):
         pixels = "Pixels, or height and width; by default those of the largest system inside it, if there is one."
     rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), pixels)]
     for setting in settable(spec):

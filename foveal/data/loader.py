@@ -16,6 +16,7 @@ from foveal.data.image import ImageError
 from foveal.data.transforms import Pipeline, Sample
 from foveal.errors import InputError
 from foveal.structures import Batch, to_float
+from foveal.system import Preprocess
 
 MAX_UNREADABLE = 0.1  # of the images; more than that is not bad luck but a wrong folder
 
@@ -24,7 +25,9 @@ class Loader:
     """Batches of one split, as many epochs as wanted.
 
     dataset:    the view to read.
-    pipeline:   what is done to each sample; it makes all images of a batch one size.
+    pipeline:   what is done to each sample.
+    preprocess: the system's, which pads images of several sizes to that of the largest of their batch; without one the
+                pipeline has to make all one size.
     shuffle:    a new order each epoch, and an incomplete last batch is left out; else the data's own order, complete.
     workers:    processes that read ahead; 0 reads in this one.
     share:      (r, n): of each batch only every n-th image from the r-th on, where n processes train together. The
@@ -44,6 +47,7 @@ class Loader:
         shuffle: bool = False,
         workers: int = 0,
         share: tuple[int, int] = (0, 1),
+        preprocess: Preprocess | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise InputError(
@@ -59,7 +63,7 @@ class Loader:
         self.unreadable: dict[str, str] = {}
         self.waited = 0.0
         self._allowed = min(max(1, int(MAX_UNREADABLE * len(dataset))), len(dataset) - 1)
-        self._fetch = _Fetch(dataset, pipeline, self._allowed, replace_unreadable=shuffle)
+        self._fetch = _Fetch(dataset, pipeline, preprocess, self._allowed, replace_unreadable=shuffle)
         self._keys = _Keys(len(dataset), self.batch_size, seed, shuffle, share)
         self._workers: DataLoader[Any] | None = None
         if workers:
@@ -142,8 +146,15 @@ class _Keys:
 class _Fetch(MapDataset[Any]):
     """Reads and prepares the samples of one batch; what runs in a worker process."""
 
-    def __init__(self, dataset: Dataset, pipeline: Pipeline, allowed: int, replace_unreadable: bool) -> None:
-        self.dataset, self.pipeline = dataset, pipeline
+    def __init__(
+        self,
+        dataset: Dataset,
+        pipeline: Pipeline,
+        preprocess: Preprocess | None,
+        allowed: int,
+        replace_unreadable: bool,
+    ) -> None:
+        self.dataset, self.pipeline, self.preprocess = dataset, pipeline, preprocess
         self.allowed, self.replace_unreadable = allowed, replace_unreadable
 
     def __len__(self) -> int:
@@ -158,7 +169,7 @@ class _Fetch(MapDataset[Any]):
         try:
             found = [self._sample(epoch, index, unreadable) for epoch, index in keys]
             samples = [sample for sample in found if sample is not None]
-            return (_collate(samples) if samples else None), unreadable
+            return (_collate(samples, self.preprocess) if samples else None), unreadable
         except InputError as error:
             return str(error)
 
@@ -177,11 +188,14 @@ class _Fetch(MapDataset[Any]):
         return None
 
 
-def _collate(samples: list[Sample]) -> Batch:
-    shapes = {tuple(sample.image.shape) for sample in samples}
-    if len(shapes) > 1:
-        raise InputError(f"the transforms leave images of several sizes in one batch: {sorted(shapes)[:3]}")
+def _collate(samples: list[Sample], preprocess: Preprocess | None) -> Batch:
     images = [sample.image for sample in samples]
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        if preprocess is None:
+            raise InputError(f"the transforms leave images of several sizes in one batch: {sorted(shapes)[:3]}")
+        size = max(shape[1] for shape in shapes), max(shape[2] for shape in shapes)
+        images = [preprocess.padded(image, size) for image in images]
     if len({image.dtype for image in images}) > 1:
         images = [to_float(image) for image in images]
     return Batch(

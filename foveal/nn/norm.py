@@ -10,7 +10,7 @@ channel. They differ in what the mean and the variance are taken of, of maps (B,
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 Norm = Literal["batch", "layer", "instance", "group"]
 MOST_GROUPS = 32  # as in the paper
@@ -27,3 +27,33 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
     "group": lambda channels: nn.GroupNorm(groups(channels), channels),
 }
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation by statistics and affine terms that do not learn: y = weight (x - mean) / sqrt(var + eps) +
+    bias. What a trained one becomes where batches are too small to take statistics of."""
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Put a FrozenBatchNorm in the place of each batch norm inside a module."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            module.set_submodule(name, FrozenBatchNorm(child))
+        else:
+            freeze_norms(child)

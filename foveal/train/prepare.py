@@ -114,6 +114,7 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig, ran
         shuffle=not fits,
         workers=default_workers(train_set, ranks) if config.workers is None else config.workers,
         share=ranks.share,
+        preprocess=system.preprocess,
     )
     if config.accumulate > max(1, len(loader)):
         raise InputError(

@@ -55,12 +55,16 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     classes that the file knows keep their rows, the others begin anew.
 
     published: the classes of a publisher's file, if it has so many.
+    A file of the system that this one is built upon, as of a detector's backbone, is taken for that.
 
     Raises InputError for a file that is missing, truncated, not of weights, or whose opening would have to run code,
     and Misfit for weights that are not exactly this system's.
     """
     path = Path(path)
     state, wrapping = read(path)
+    if system.base is not None and _of_base(system, system.base, state):
+        _load_base(system, system.base, path, state)
+        return
     own = system.state_dict()
     layout, weights = translate(system, state)
     weights = system.needed(weights)
@@ -96,6 +100,37 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
         system.licence = f"that of the weights published by {layout}"
 
 
+def _of_base(system: System, base: System, state: Mapping[str, Tensor]) -> bool:
+    """Whether weights have more names of the system that another is built upon than of that other one."""
+    found = [len(one.state_dict().keys() & translate(one, state)[1].keys()) for one in (_whole(base), system)]
+    return found[0] > found[1]
+
+
+def _load_base(system: System, base: System, path: Path, state: Mapping[str, Tensor]) -> None:
+    """Weights of a whole system into one that another is built upon, which may lack its end."""
+    whole, own = _whole(base), base.state_dict()
+    layout, weights = translate(whole, state)
+    weights = whole.needed(weights)
+    unknown = {name: tensor for name, tensor in weights.items() if name not in whole.state_dict()}
+    kept = _counters(own) | {name: weights[name] for name in own if name in weights}
+    name = base.name or type(base).__name__
+    about = f"{path} ({layout}'s layout) does not fit {name}, which {system.name or type(system).__name__} is built upon"
+    if complaint := _misfit(base, own, kept | unknown) or base.refuses(layout):
+        raise Misfit(f"{about}: {complaint}", state)
+    if spoilt := [name for name, tensor in kept.items() if not tensor.isfinite().all()]:
+        raise InputError(f"{path} holds what is not finite, in {few(spoilt)}: its training has run away")
+    base.load_state_dict(kept)
+    system.started_from = f"{path.name} ({layout}'s layout), for its backbone {name}"
+    if layout != "foveal":
+        system.licence = f"that of the weights published by {layout}"
+
+
+def _whole(base: System) -> System:
+    """A system as it was before its end was cut off, on "meta"."""
+    with torch.device("meta"):
+        return type(base)(base.spec)
+
+
 def fits(system: System, state: Mapping[str, Tensor]) -> bool:
     """Whether these are weights of this system, but perhaps for the number of classes. It may lie on "meta"."""
     own = system.state_dict()
@@ -117,11 +152,12 @@ def _differ_in_classes(system: System, own: torch.Size, given: torch.Size) -> bo
     return len(own) == len(given) and own[:1] == (len(system.labels),) and own[1:] == given[1:]
 
 
-def class_names(path: str | PathLike[str]) -> tuple[str, ...] | None:
-    """The classes that a checkpoint of foveal knows; None for other files."""
+def class_names(path: str | PathLike[str], task: str | None = None) -> tuple[str, ...] | None:
+    """The classes that a checkpoint of foveal knows, if it is of this task; None for other files."""
     try:
         with safe_open(path, "pt") as file:
-            return tuple(map(str, json.loads(file.metadata()["foveal"])["labels"]))
+            header = json.loads(file.metadata()["foveal"])
+            return tuple(map(str, header["labels"])) if task in (None, header["task"]) else None
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,0 +1,94 @@
+"""A classifier without its end: the maps that detectors and others are built upon."""
+
+from collections.abc import Iterator, Sequence
+from math import log2
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from foveal.classify.classifier import Scorer
+from foveal.errors import InputError
+from foveal.nn.norm import freeze_norms
+
+SIDE = 256  # pixels of the image that strides are measured with
+
+
+class Backbone(nn.Module):
+    """Normalised images (B, channels, H, W) -> a map (B, C, H / stride, W / stride) for each of the strides.
+
+    network:     any classifier with `maps`; it is taken over, and what no map depends on is removed from it.
+    strides:     how many times smaller than the image each map is, finest first; of several maps with one stride the
+                 last is taken.
+    frozen_norm: batch norms keep their statistics and affine terms, as suits batches of few images.
+    channels:    C of each map.
+    removed:     names of the modules of the network that were removed.
+
+    Raises InputError for strides that the network has no maps of.
+    """
+
+    def __init__(self, network: Scorer, strides: Sequence[int], frozen_norm: bool = False) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.strides = tuple(strides)
+        seen = list(_maps_on_meta(network))
+        name, found = network.name or type(network).__name__, [stride for stride, _, _ in seen]
+        if missing := [stride for stride in strides if stride not in found]:
+            known = ", ".join(map(str, dict.fromkeys(found)))
+            raise InputError(f"{name} has maps with strides {known}, none with {', '.join(map(str, missing))}")
+        last = {stride: place for place, stride in enumerate(found)}
+        self.places = tuple(last[stride] for stride in strides)
+        self.channels = tuple(seen[place][1] for place in self.places)
+        self.removed = tuple(_keep(network, seen[self.places[-1]][2]))
+        if frozen_norm:
+            freeze_norms(network)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        for place, x in enumerate(self.network.maps(x)):
+            if place in self.places:
+                maps.append(x)
+            if place == self.places[-1]:
+                break
+        return maps
+
+
+class _Maps(nn.Module):
+    """All maps of a network, as a module that can be called with other tensors for its weights."""
+
+    def __init__(self, network: Scorer) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> list[tuple[Tensor, set[nn.Module]]]:
+        ran: set[nn.Module] = set()
+        handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in self.network.modules()]
+        try:
+            return [(x, set(ran)) for x in self.network.maps(x)]
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _maps_on_meta(network: Scorer) -> Iterator[tuple[int, int, set[nn.Module]]]:
+    """Stride and channels of each map, and the modules that have run by then. Nothing is computed."""
+    maps = _Maps(network)
+    tensors = {**dict(maps.named_parameters()), **dict(maps.named_buffers())}
+    tensors = {name: tensor.to("meta") for name, tensor in tensors.items()}
+    image = torch.empty(1, network.preprocess.channels, SIDE, SIDE, device="meta")
+    with torch.no_grad():
+        for x, ran in functional_call(maps, tensors, (image,)):
+            yield 2 ** round(log2(SIDE / x.shape[2])), x.shape[1], ran
+
+
+def _keep(module: nn.Module, ran: set[nn.Module], name: str = "") -> Iterator[str]:
+    """Remove from a module what has weights and has not run; the names of what is gone."""
+    for child_name, child in list(module.named_children()):
+        if child in ran:
+            continue
+        if ran.isdisjoint(child.modules()):
+            if any(True for _ in child.parameters()):
+                delattr(module, child_name)
+                yield name + child_name
+        else:
+            yield from _keep(child, ran, f"{name}{child_name}.")
