@@ -6,7 +6,7 @@ A box is (x1, y1, x2, y2) with x2 >= x1 and y2 >= y1, in pixels or in any other 
     GIoU = IoU - (|C| - |A or B|) / |C|         C the smallest box around both     Rezatofighi et al. 2019, 1902.09630
     DIoU = IoU - |centre A - centre B|^2 / d^2  d the diagonal of C                Zheng et al. 2019, 1911.08287
 
-Where the denominator is zero the quotient is taken as zero, so that degenerate boxes give no NaN, nor do their gradients.
+Where the denominator is zero the quotient is taken as zero: degenerate boxes give no NaN, nor do their gradients.
 Half precision is computed in float32: the area of a box of 300 by 300 pixels is more than float16 holds.
 """
 
