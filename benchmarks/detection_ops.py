@@ -1,9 +1,9 @@
 """Operations of detection beside torchvision's compiled kernels, in turn, on one thread: time over time, float32.
 
-nms: boxes spread over an image, nine in ten of which stay, and boxes crowded around a tenth as many objects, as a network
+nms: boxes spread over an image, most of which stay, and boxes crowded around a tenth as many objects, as a network
 proposes them; threshold 0.5. batched nms: the crowded ones in 80 classes, and as many in each of the classes.
-iou: boxes against as many others, at most 2,000. roi align: 7 by 7 of a map of 50 by 50 at stride 16, two samples in each
-direction of a bin, forward and backward.
+iou: boxes against as many others, at most 2,000. roi align and pool: 7 by 7 of a map of 50 by 50 at stride 16, two
+samples in each direction of a bin, forward and backward.
 
     python benchmarks/detection_ops.py
 """

@@ -27,9 +27,9 @@ def match(iou: Tensor, high: float, low: float, keep_best: bool) -> Tensor:
 
 
 def claim_best(matches: Tensor, iou: Tensor) -> Tensor:
-    """Matches (M,) where each truth has taken the anchor that it overlaps most, as in SSD (Liu et al. 2015, 1512.02325).
+    """Matches (M,) where each truth has taken the anchor that it overlaps most, as in SSD.
 
-    Of several truths that want one anchor the last has it.
+    Liu et al. 2015, 1512.02325. Of several truths that want one anchor the last has it.
     """
     if not len(iou) or not iou.shape[1]:
         return matches
@@ -42,15 +42,14 @@ def claim_best(matches: Tensor, iou: Tensor) -> Tensor:
 def assign(cost: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs (rows, columns), int64, of least total cost (Q, N), min(Q, N) of them, rows increasing.
 
-    The Hungarian method in float64 on the CPU. A cost of NaN or infinity is dearer than all that are finite together.
+    The Hungarian method in float64 on the CPU. A cost of NaN or infinity counts as dearer than all that
+    are finite together, one of minus infinity as cheaper.
     """
-    table = np.nan_to_num(cost.detach().double().cpu().numpy(), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    table = cost.detach().double().cpu().numpy()
     finite = np.isfinite(table)
     if not finite.all():
-        largest = np.abs(table[finite]).max(initial=1)
-        table = np.nan_to_num(table, posinf=0, neginf=0) + np.where(finite, 0, np.sign(table) * np.inf)
-        far = 4 * largest * max(1, min(table.shape))
-        table = np.clip(table, -far, far)
+        far = 4 * np.abs(table[finite]).max(initial=1) * max(1, min(table.shape))
+        table = np.where(finite, table, np.where(table == -np.inf, -far, far))
     rows, columns = linear_sum_assignment(table)
     return torch.from_numpy(rows).to(cost.device), torch.from_numpy(columns).to(cost.device)
 

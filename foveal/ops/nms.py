@@ -21,16 +21,17 @@ PAIRS = 2**22  # overlaps in memory at once
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Of boxes (N, 4) with scores (N,) the indices of those that are kept, int64, by falling score, of equal ones by index.
+    """Of boxes (N, 4) with scores (N,) the indices of those that are kept, int64, best score first.
 
     A box goes where its IoU with a better one that is kept is above the threshold. Boxes without area, or that are not
-    finite, neither remove nor are removed. The quotient is compared as computed in the precision of the boxes.
+    finite, neither remove nor are removed. Of equal scores the first index comes first. The quotient is compared as
+    computed in the precision of the boxes.
     """
     return batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
-    """`nms` within each group of boxes, say a class, an image or a level; groups: (N,) integers. All kept, best first."""
+    """`nms` within each group of boxes, say a class, an image or a level; groups: (N,) integers. All, best first."""
     order = scores.detach().argsort(descending=True, stable=True)
     if not len(order):
         return order
@@ -106,7 +107,7 @@ def _sides(boxes: Tensor) -> Tensor:
 
 
 def _below(threshold: float, kind: torch.dtype) -> float:
-    """The largest number of this precision that is not above the threshold: what is above the one is above the other."""
+    """The largest number of this precision that is not above the threshold: a quotient is above both or neither."""
     if kind == torch.float64:
         return threshold
     near = np.float32(threshold)
@@ -126,8 +127,8 @@ def soft_nms(
     Bodla et al. 2017, 1704.04503. gaussian: times exp(-IoU^2 / sigma). linear: times 1 - IoU where that is above
     iou_threshold. Boxes that fall below score_threshold are dropped.
 
-    The paper takes the best box, lowers all others, and repeats. Scores only fall, so a box that is better than all that
-    overlap it will be taken as it is: all such boxes are taken at once.
+    The paper takes the best box, lowers all others, and repeats. Scores only fall, so a box that is better than
+    all that overlap it will be taken as it is: all such boxes are taken at once.
     """
     left = (scores >= score_threshold).nonzero().flatten()
     sides, scores = _sides(boxes.detach())[:, left], scores.detach()[left].clone()

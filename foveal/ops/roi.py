@@ -4,8 +4,8 @@ A value of the result is a sum, or the largest, over a few places of the map, al
 with channels last: a bag of places and weights for each value of the result, which is what an embedding bag does, and
 its gradient goes the same way back.
 
-RoI pooling: Girshick 2015, 1504.08083. RoI align: He et al. 2017, 1703.06870; `aligned` (half a pixel to the left and up, where
-pixel (0, 0) covers [0, 1)) is a later correction of detectron2.
+RoI pooling: Girshick 2015, 1504.08083. RoI align: He et al. 2017, 1703.06870; `aligned`, by which pixel (0, 0) covers
+[0, 1), is a later correction.
 """
 
 from collections.abc import Sequence
@@ -37,8 +37,8 @@ def roi_align(
     sampling_ratio: samples in each direction of a bin; where not positive as many as it has pixels, rounded up.
     aligned: without it a box is half a pixel further right and down, and at least one pixel wide and high.
 
-    A sample more than a pixel outside the map is zero. There is no gradient for the boxes. Half precision is computed in
-    float32. InputError where the boxes have neither shape.
+    A sample more than a pixel outside the map is zero. There is no gradient for the boxes. Half precision is
+    computed in float32. InputError where the boxes have neither shape.
     """
     height, width = _pair(output_size)
     grid, kind = _floats(features), features.dtype
