@@ -45,9 +45,9 @@ class Backbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
-        for place, x in enumerate(self.network.maps(x)):
+        for place, found in enumerate(self.network.maps(x)):
             if place in self.places:
-                maps.append(x)
+                maps.append(found)
             if place == self.places[-1]:
                 break
         return maps
@@ -64,7 +64,7 @@ class _Maps(nn.Module):
         ran: set[nn.Module] = set()
         handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in self.network.modules()]
         try:
-            return [(x, set(ran)) for x in self.network.maps(x)]
+            return [(found, set(ran)) for found in self.network.maps(x)]
         finally:
             for handle in handles:
                 handle.remove()

@@ -16,8 +16,8 @@ class FeaturePyramid(nn.Module):
 
     channels: of each map that comes in, finest first.
     extra:    what makes coarser maps: nothing; "pool", every other place of the last one (Faster R-CNN), one map;
-              "convolve_last", 3x3 convolutions of stride 2 from the last P on, two maps (torchvision's RetinaNet, FCOS);
-              "convolve_input" the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
+              "convolve_last", two by 3x3 convolutions of stride 2 from the last P on (FCOS, torchvision's RetinaNet);
+              "convolve_input", the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
     count:    how many maps come out.
     """
 
@@ -35,6 +35,7 @@ class FeaturePyramid(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
