@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 from foveal.metrics.classify import ClassifyEvaluator
-from foveal.metrics.detect import DetectEvaluator, coco_map
+from foveal.metrics.detect import DetectEvaluator, coco_map, precision_recall, voc_ap
+from foveal.metrics.detection_errors import errors
 from foveal.metrics.loss import LossEvaluator
 from foveal.structures import Batch
 
-__all__ = ["EVALUATORS", "Evaluator", "coco_map", "evaluator"]
+__all__ = ["EVALUATORS", "Evaluator", "coco_map", "errors", "evaluator", "precision_recall", "voc_ap"]
 
 
 class Evaluator(Protocol):

@@ -9,13 +9,25 @@ inclusive pixels one less the upper left corner makes a box; its IoU adds 1 to e
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from foveal.metrics.average_precision import by_score, covered, interpolated, match, needed, overlapping, tables
+from foveal.errors import InputError
+from foveal.metrics.average_precision import (
+    Table,
+    by_score,
+    covered,
+    envelope,
+    interpolated,
+    match,
+    needed,
+    overlapping,
+    tables,
+)
 from foveal.structures import Batch, Objects
 
 IOUS = np.linspace(0.5, 0.95, 10)
@@ -89,6 +101,115 @@ def _mean(values: np.ndarray) -> float:
     """Over what there is, or -1."""
     there = values[values > -1]
     return float(there.mean()) if len(there) else -1.0
+
+
+def voc_ap(
+    predictions: Sequence[Objects],
+    targets: Sequence[Objects],
+    num_classes: int,
+    iou: float = 0.5,
+    points: Literal["area", "eleven"] = "area",
+) -> tuple[float, dict[int, float]]:
+    """Mean AP of Pascal VOC, -1 where there is no truth, and that of each class that has truths, by its index.
+
+    points: "area", all recalls, as since 2010, or "eleven", the recalls 0, .1 ... 1, as before.
+
+    A detection stands for the truth that it overlaps most, of equal ones the first; with a smaller IoU than `iou` it is
+    wrong, and so is every one but the best for one truth. Those for an `ignored` truth, "difficult" in VOC, or a crowd
+    do not count, however many they are.
+
+    Raises InputError as `coco_map`, and where `iou` or `points` cannot be.
+    """
+    _check(iou)
+    if points not in ("area", "eleven"):
+        raise InputError(f'points of an average precision are "area" or "eleven", not {points!r}')
+    detections, truths = tables(predictions, targets, num_classes)
+    groups = detections.groups(len(targets)), truths.groups(len(targets))
+    pairs = overlapping(detections, truths, groups, iou, crowds=False)
+    order = np.lexsort((pairs.truth, -pairs.iou, pairs.detection))
+    own, most = np.unique(pairs.detection[order], return_index=True)
+    found = np.full(len(detections), -1)
+    found[own] = pairs.truth[order][most]
+
+    order, label = by_score(detections)
+    found = found[order]
+    truth, first = np.unique(found, return_index=True)  # the first detection for each truth
+    void = _void(found, truths)
+    right = np.zeros(len(found), dtype=bool)
+    right[first[truth >= 0]] = True
+    right &= ~void
+    wrong = ~right & ~void
+    asked = _asked(truths, num_classes)
+    figures = {}
+    for c in np.flatnonzero(asked).tolist():
+        own = slice(*np.searchsorted(label, [c, c + 1]))
+        if points == "area":
+            best = envelope(right[None, own], wrong[None, own])[1][0]
+            figures[c] = float(best[right[own]].sum() / asked[c])  # each right one is a step of 1 / asked
+        else:
+            tenths = np.maximum(-(-np.arange(11) * asked[c] // 10), 1)  # rounded up, exactly
+            figures[c] = float(interpolated(right[None, own], wrong[None, own], tenths[None]).mean())
+    return (sum(figures.values()) / len(figures) if figures else -1.0), figures
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Precision and recall of one class down to each of its N detections that count, best first.
+
+    recall, precision, scores: (N,) float64.
+    """
+
+    recall: Tensor
+    precision: Tensor
+    scores: Tensor
+
+
+def precision_recall(
+    predictions: Sequence[Objects], targets: Sequence[Objects], num_classes: int, iou: float = 0.5
+) -> list[Curve]:
+    """The curve of each class, matched as by `coco_map` at one IoU; empty for a class that has no truths.
+
+    Raises InputError as `coco_map`, and where `iou` cannot be.
+    """
+    _check(iou)
+    detections, truths, found = matched(predictions, targets, num_classes, iou)
+    order, label = by_score(detections)
+    void = _void(found[order], truths)
+    asked = _asked(truths, num_classes)
+    curves = []
+    for c in range(num_classes):
+        own = order[(label == c) & ~void] if asked[c] else order[:0]
+        count = np.cumsum(found[own] >= 0)
+        columns = (count / max(asked[c], 1), count / np.arange(1, len(own) + 1), detections.score[own])
+        curves.append(Curve(*(torch.from_numpy(column) for column in columns)))
+    return curves
+
+
+def matched(
+    predictions: Sequence[Objects], targets: Sequence[Objects], num_classes: int, iou: float
+) -> tuple[Table, Table, np.ndarray]:
+    """Detections that count, truths, and which truth each finds by COCO's rules, (D,) int64, -1 where none."""
+    detections, truths = tables(predictions, targets, num_classes)
+    detections = detections[detections.rank < MOST]
+    groups = detections.groups(len(targets)), truths.groups(len(targets))
+    pairs = overlapping(detections, truths, groups, iou)
+    ignored = truths.crowd | truths.ignored
+    return detections, truths, match(detections, truths, pairs, np.array([iou]), ignored[None])[:, 0, 0]
+
+
+def _void(found: np.ndarray, truths: Table) -> np.ndarray:
+    """(D,) bool: which detections do not count, as what they find is not asked for."""
+    return (found >= 0) & np.append(truths.crowd | truths.ignored, False)[found]
+
+
+def _asked(truths: Table, num_classes: int) -> np.ndarray:
+    """(C,) how many truths of each class are asked for."""
+    return np.bincount(truths.label[~(truths.crowd | truths.ignored)], minlength=num_classes)
+
+
+def _check(iou: float) -> None:
+    if not 0 < iou <= 1:
+        raise InputError(f"an IoU that a detection needs is above 0 and at most 1, not {iou}")
 
 
 class DetectEvaluator:

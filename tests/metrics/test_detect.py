@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foveal.errors import InputError
-from foveal.metrics import coco_map, evaluator
+from foveal.metrics import coco_map, evaluator, precision_recall, voc_ap
 from foveal.metrics.detect import DetectEvaluator
 from foveal.structures import Batch, Objects
 
@@ -226,3 +226,100 @@ def test_the_evaluator_keeps_areas_rather_than_masks() -> None:
     assert it.truths[0].masks is None
     assert it.compute()["mAPs"] == pytest.approx(1)
     assert "mAPl" not in it.compute()
+
+
+def box_iou(a: list[float], b: list[float]) -> float:
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
+
+
+def voc_by_loop(predictions: list[Objects], targets: list[Objects], c: int, iou: float, points: str) -> float | None:
+    """The rules of the VOC development kit, one detection after the other."""
+    truths: list[list[Any]] = []
+    for image, target in enumerate(targets):
+        for i, box in enumerate(target.boxes.tolist()):
+            skipped = any(flag is not None and bool(flag[i]) for flag in (target.crowd, target.ignored))
+            if target.labels[i] == c:
+                truths.append([image, box, skipped, False])
+    found = []
+    for image, objects in enumerate(predictions):
+        assert objects.scores is not None
+        for box, label, score in zip(
+            objects.boxes.tolist(), objects.labels.tolist(), objects.scores.tolist(), strict=True
+        ):
+            if label == c:
+                found.append((score, image, box))
+    asked = sum(not skipped for _, _, skipped, _ in truths)
+    if not asked:
+        return None
+    right = wrong = 0
+    curve = []
+    for _, image, box in sorted(found, key=lambda entry: -entry[0]):
+        best, truth = 0.0, None
+        for other in truths:
+            if other[0] == image and box_iou(box, other[1]) > best:
+                best, truth = box_iou(box, other[1]), other
+        if truth is None or best < iou:
+            wrong += 1
+        elif truth[2]:
+            continue
+        elif truth[3]:
+            wrong += 1
+        else:
+            truth[3] = True
+            right += 1
+        curve.append((right, right / (right + wrong)))
+    if points == "eleven":
+        return sum(max([p for r, p in curve if 10 * r >= k * asked], default=0) for k in range(11)) / 11
+    return sum(max([p for r, p in curve if r >= n], default=0) for n in range(1, asked + 1)) / asked
+
+
+@pytest.mark.parametrize("points", ["area", "eleven"])
+def test_voc_is_that_of_a_loop_over_detections(points: Any) -> None:
+    seen = set()
+    for seed in range(60):
+        predictions, targets, classes = random_set(seed)
+        iou = (0.5, 0.3, 0.75)[seed % 3]
+        mean, figures = voc_ap(predictions, targets, classes, iou, points)
+        expected = {c: voc_by_loop(predictions, targets, c, iou, points) for c in range(classes)}
+        expected = {c: value for c, value in expected.items() if value is not None}
+        assert figures == pytest.approx(expected, rel=1e-12), seed
+        assert mean == pytest.approx(sum(expected.values()) / len(expected) if expected else -1)
+        seen |= set(figures.values())
+    assert len(seen) > 40
+
+
+def test_voc_on_a_curve_that_is_known() -> None:
+    # Recall .2 at a precision of 1, .4 at 1/2: the values of other implementations are .3636 and .30.
+    boxes = torch.arange(8.0)[:, None] * 100 + torch.tensor([0, 0, 50, 50.0])
+    truth = Objects(boxes[:5], torch.zeros(5).long())
+    found = Objects(boxes[[0, 6, 7, 1]], torch.zeros(4).long(), torch.tensor([0.9, 0.8, 0.7, 0.6]))
+    assert voc_ap([found], [truth], 1, points="eleven")[0] == pytest.approx(4 / 11)
+    assert voc_ap([found], [truth], 1, points="area") == (pytest.approx(0.30), {0: pytest.approx(0.30)})
+    with pytest.raises(InputError, match="points of an average precision"):
+        voc_ap([found], [truth], 1, points="many")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="above 0 and at most 1, not 50"):
+        voc_ap([found], [truth], 1, iou=50)
+
+
+def test_curves_tell_the_average_precision() -> None:
+    for seed in range(20):
+        predictions, targets, classes = random_set(seed)
+        means = []
+        for curve in precision_recall(predictions, targets, classes):
+            assert len(curve.recall) == len(curve.precision) == len(curve.scores)
+            if torch.isfinite(curve.scores).all():
+                assert (curve.scores.diff() <= 0).all()
+            assert (curve.recall.diff() >= 0).all()
+            points = [curve.precision[curve.recall >= r].tolist() for r in np.linspace(0, 1, 101)]
+            means.append(np.mean([max(values, default=0) for values in points]))
+        # Which classes have truths that are asked for, an empty curve does not tell.
+        asked = {c for c in range(classes) if voc_ap(predictions, targets, classes)[1].get(c) is not None}
+        expected = coco_map(predictions, targets, classes)["AP50"]
+        # Truths of areas beyond the ranges are none in these sets.
+        assert expected == pytest.approx(np.mean([means[c] for c in asked]) if asked else -1, abs=1e-9), seed
+        assert all(
+            not len(curve.recall) for c, curve in enumerate(precision_recall(*random_set(seed))) if c not in asked
+        )
