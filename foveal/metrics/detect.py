@@ -194,7 +194,10 @@ def matched(
     groups = detections.groups(len(targets)), truths.groups(len(targets))
     pairs = overlapping(detections, truths, groups, iou)
     ignored = truths.crowd | truths.ignored
-    return detections, truths, match(detections, truths, pairs, np.array([iou]), ignored[None])[:, 0, 0]
+    found = match(detections, truths, pairs, np.array([iou]), ignored[None])[:, 0, 0]
+    # A box that is turned inside out can have a negative area, which no range of COCO holds.
+    counts = (found >= 0) | ~((detections.area < AREAS[0, 0]) | (detections.area > AREAS[0, 1]))
+    return detections[counts], truths, found[counts]
 
 
 def _void(found: np.ndarray, truths: Table) -> np.ndarray:
