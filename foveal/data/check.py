@@ -63,10 +63,10 @@ class Findings:
 
 def check_source(source: str | PathLike[str]) -> Findings:
     """`check` of the data at a source, with all that is wrong with how it is laid out."""
-    dataset, layout, others = survey(source, task="classify")
+    dataset, complaints = survey(source, task="classify")
     found = Findings({}) if dataset is None else check(dataset)
-    found.layout.extend(layout)
-    if others:
+    found.layout.extend(complaints.collected or ())
+    if others := complaints.others:
         shown = ", ".join(f"{count} {what}" for what, count in sorted(others.items(), key=lambda item: -item[1])[:5])
         found.notes.append(f"files whose names are not of images were passed over: {shown}")
     return found
