@@ -40,6 +40,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
     for file, split in parts.items():
         if same := [other for other in parts if other != file and parts[other] == split]:
             raise InputError(f"{path}: {file.name} and {same[0].name} are both of split {split}; name one of them")
+    # The training data's ids decide the order of the classes, where files differ.
+    parts = dict(sorted(parts.items(), key=lambda part: SPLITS.index(part[1] or SPLITS[0])))
     root = path if path.is_dir() else path.parent
     rows, documents = ObjectRows(complain), {file: _document(file) for file in parts}
     classes = {file: _categories(file, document) for file, document in documents.items()}

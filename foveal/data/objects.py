@@ -229,6 +229,12 @@ class ObjectRows:
             return a, b, c, d
         return None
 
+    def pixels(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """Centre x, y, width and height in shares of the last image's sides -> x1, y1, x2, y2 in its pixels."""
+        height, width = self._size
+        x, y, w, h = box
+        return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+
     def dataset(self, source: str, root: Path, labels: Sequence[str], hints: dict[str, str] | None = None) -> Dataset:
         """The data set of all images, once the complaints are settled. areas are kept where a file tells more than the
         boxes do. Raises InputError."""

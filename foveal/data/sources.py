@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foveal.data import coco, voc
+from foveal.data import coco, voc, yolo
 from foveal.data.builtin import BUILT_IN
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
 from foveal.data.files import SPLIT_NAMES, STRICT, Complaints, image_files, natural, subfolders
@@ -240,5 +240,6 @@ def _labelled(source: str, rows: _Rows) -> Dataset:
 LAYOUTS: dict[str, tuple[Callable[[Path], bool], Reader]] = {
     "COCO": (coco.recognise, coco.load),
     "Pascal VOC": (voc.recognise, voc.load),
+    "YOLO": (yolo.recognise, yolo.load),
 }
-SUFFIXES: dict[str, Reader] = {".csv": from_csv, ".json": coco.load}
+SUFFIXES: dict[str, Reader] = {".csv": from_csv, ".json": coco.load, ".yaml": yolo.load, ".yml": yolo.load}

@@ -36,8 +36,8 @@ def recognise(root: Path) -> bool:
 
 
 def load(root: Path, complain: Complaints) -> Dataset:
-    """A folder with Annotations, JPEGImages and, if wanted, ImageSets/Main; or XML files beside the images, if wanted in
-    folders train, val and test. Images without an annotation file are left out. Raises InputError."""
+    """A folder with Annotations, JPEGImages and, if wanted, ImageSets/Main; or XML files beside the images, if wanted
+    in folders train, val and test. Images without an annotation file are left out. Raises InputError."""
     rows, found = ObjectRows(complain), list(_entries(root, complain))
     read = [(entry, tree) for entry in found if (tree := _parse(entry.file, complain)) is not None]
     names = sorted({name for _, tree in read for name in _names(tree)}, key=natural)
@@ -77,9 +77,7 @@ def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
                 if stem in files:
                     yield _Entry(files[stem], folders, split)
                 else:
-                    complain.fault(
-                        "missing annotations", f"{annotations / stem}.xml, which ImageSets lists, is missing"
-                    )
+                    complain.fault("missing annotations", f"{annotations / stem}.xml is in ImageSets, but missing")
             return
     parts = [folder for folder in _split_folders(root) if _first_xml(folder)]
     for folder in parts or [root]:

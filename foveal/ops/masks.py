@@ -1,7 +1,7 @@
 """Masks as run lengths and as polygons: the forms in which COCO's files keep them (Lin et al. 2014, arXiv:1405.0312).
 
-A run-length code counts the pixels of a mask (H, W), read column by column from the upper left: so many outside, so many
-inside, so many outside ... In a file it is a list of these counts, or the text that `rle_text` makes of them.
+A run-length code counts the pixels of a mask (H, W), read column by column from the upper left: so many outside, so
+many inside, so many outside ... In a file it is a list of these counts, or the text that `rle_text` makes of them.
 """
 
 import torch
@@ -72,8 +72,8 @@ def rle_counts(text: str) -> Tensor:
 def polygon_mask(points: Tensor, size: tuple[int, int]) -> Tensor:
     """(P, 2) corners x, y -> (H, W) bool, for size (H, W): pixels whose centre lies inside by the even-odd rule.
 
-    In the row of pixels with centres at height y, an edge from a to b crosses where a_y <= y < b_y or b_y <= y < a_y, at
-    x = a_x + (y - a_y) (b_x - a_x) / (b_y - a_y). A centre is inside when an odd number of crossings lie to its left.
+    In the row of pixels with centres at height y, an edge from a to b crosses where a_y <= y < b_y or b_y <= y < a_y,
+    at x = a_x + (y - a_y) (b_x - a_x) / (b_y - a_y). A centre is inside with an odd number of crossings to its left.
     """
     height, width = size
     a = points.double()

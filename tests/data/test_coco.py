@@ -70,7 +70,7 @@ def test_views_count_their_own_objects(root: Path) -> None:
     dataset = load_dataset(write_json(root / "annotations.json", document()))
     views = [dataset.select(split) for split in ("train", "val", "test")]
     for view in views:
-        counted = {label: 0 for label in dataset.labels}
+        counted = dict.fromkeys(dataset.labels, 0)
         for rows in objects(view).values():
             for label, _ in rows:
                 counted[label] += 1
