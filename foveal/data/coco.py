@@ -43,8 +43,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
     # The training data's ids decide the order of the classes, where files differ.
     parts = dict(sorted(parts.items(), key=lambda part: SPLITS.index(part[1] or SPLITS[0])))
     root = path if path.is_dir() else path.parent
-    rows, documents = ObjectRows(complain), {file: _document(file) for file in parts}
-    classes = {file: _categories(file, document) for file, document in documents.items()}
+    rows, documents = ObjectRows(complain), {file: read_document(file) for file in parts}
+    classes = {file: read_categories(file, document) for file, document in documents.items()}
     order: dict[str, int] = {}
     for names in classes.values():
         order.update(dict.fromkeys((name for _, name in sorted(names.items()) if name not in order), 0))
@@ -92,7 +92,8 @@ def _is_coco(file: Path) -> bool:
 _PART = 2**16  # bytes
 
 
-def _document(file: Path) -> dict[str, Any]:
+def read_document(file: Path) -> dict[str, Any]:
+    """What a file holds, with its three lists. Raises InputError."""
     try:
         with open(file, encoding="utf-8-sig") as opened:
             document = json.load(opened)
@@ -110,8 +111,8 @@ def _document(file: Path) -> dict[str, Any]:
     return document
 
 
-def _categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
-    """id -> name"""
+def read_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
+    """id -> name. Raises InputError."""
     found: dict[int, str] = {}
     for number, category in enumerate(document["categories"], 1):
         entry = category if isinstance(category, dict) else {}
@@ -203,6 +204,7 @@ def _add(rows: ObjectRows, where: str, entry: dict[str, Any], label: int, size: 
         label,
         area=area[0] if area else None,
         crowd=entry.get("iscrowd") in (1, True),
+        ignored=entry.get("ignore") in (1, True),
         keypoints=keypoints,
         segmentation=segmentation,
     )

@@ -17,6 +17,7 @@ class Complaints:
     noted there and the part left out.
 
     others: suffix, or name without one -> how many such files were passed over, as those of no image.
+    faults: what cannot be understood -> how often.
     mended: what was put right without being asked -> how often.
     told:   the same -> a line for each, where complaints are collected.
     boxes:  how many there were in all, those that are left out among them.
@@ -24,10 +25,9 @@ class Complaints:
 
     def __init__(self, collected: list[str] | None = None) -> None:
         self.collected, self.others = collected, Counter[str]()
-        self.mended, self.boxes = Counter[str](), 0
+        self.faults, self.mended, self.boxes = Counter[str](), Counter[str](), 0
         self.told: dict[str, list[str]] = {}
         self._faults: dict[str, list[str]] = {}
-        self._count = Counter[str]()
 
     def __call__(self, summary: str, each: Iterable[str] = ()) -> None:
         """summary: the error. each: what is noted in its place, where that is more than the one thing."""
@@ -37,19 +37,19 @@ class Complaints:
 
     def fault(self, kind: str, text: str) -> None:
         """Note what cannot be understood; `settle` complains of it together with the others of its kind."""
-        self._count[kind] += 1
-        if self.collected is not None or self._count[kind] == 1:
+        self.faults[kind] += 1
+        if self.collected is not None or self.faults[kind] == 1:
             self._faults.setdefault(kind, []).append(text)
 
     def settle(self, hints: dict[str, str] | None = None) -> None:
         """Complain of the faults. hints: kind -> what may be behind all of that kind."""
         for kind, texts in self._faults.items():
-            more = self._count[kind] - 1
+            more = self.faults[kind] - 1
             hint = f"; {hints[kind]}" if hints and kind in hints else ""
             self(texts[0] + (f"; and {more} more {kind}" if more else "") + hint, texts)
             if hint and self.collected is not None:
                 self.collected.append(hint[2:])
-        self._faults, self._count = {}, Counter()
+        self._faults = {}
 
     def mend(self, kind: str, text: str) -> None:
         """Note what was put right."""

@@ -24,6 +24,7 @@ from foveal.errors import InputError
 from foveal.ops.masks import polygon_mask, rle_counts, rle_decode
 from foveal.structures import Objects
 
+BACKWARDS = "boxes that end before they begin"
 CLIPPED, OUTSIDE, EMPTY = "stuck out of the image and were clipped", "lay outside it", "had no area"
 SLACK = 0.1  # pixels that a box may stick out by without a word: files round
 
@@ -212,7 +213,7 @@ class ObjectRows:
             self.complain.fault("boxes that are no numbers of pixels", f"{where}: the box ({shown}) is none in pixels")
         elif x2 < x1 or y2 < y1:
             text = f"{where}: the box ({shown}) ends before it begins, as x1, y1, x2, y2"
-            self.complain.fault("boxes that end before they begin", text)
+            self.complain.fault(BACKWARDS, text)
         elif x2 == x1 or y2 == y1:
             self.complain.mend(EMPTY, f"{where}: ({shown}) has no area")
         elif self._size == (0, 0):

@@ -289,7 +289,7 @@ def _scalar(text: str) -> str:
     """A text without its quotes."""
     text = _bare(text)
     if text[:1] in ("'", '"'):
-        if len(text) < 2 or text[-1] != text[0] or "\\" in text or text[0] in text[1:-1]:
+        if len(text) < 2 or text[-1] != text[0] or text[0] in text[1:-1] or (text[0] == '"' and "\\" in text):
             raise ValueError("it has quotes that are not read here")
         return text[1:-1]
     if text[:1] in tuple("[{&*!|>%@`"):

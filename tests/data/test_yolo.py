@@ -32,7 +32,7 @@ def make(root: Path, yaml: str | None = "names: [cat, dog]\ntrain: images/train\
     [
         "names: [cat, dog]\ntrain: images/train\nval: images/val\nnc: 2\n",
         "# a\npath: .  # b\ntrain: images/train\nval:\n  - images/val\ntest:\nnames:\n  0: 'cat'\n  1: dog # two\n",
-        'names:\n- cat\n- "dog"\ntrain: ../train/../images/train\nval: ../images/val\nroboflow:\n  workspace: x\n',
+        'names:\n- cat\n- "dog"\ntrain: ../images/train\nval: ../images/val\nroboflow:\n  workspace: x\n',
         "names: {0: cat, 1: dog}\n",
         "path: ../datasets/ours\ntrain: images/train\nval: images/val\nnames: ['cat', \"dog\"]\ndownload: |\n  x y\n",
     ],
