@@ -19,7 +19,6 @@ the regions; RoI align takes the place of RoI pooling.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import 
 
 import torch
 from torch import Tensor, nn
