@@ -46,9 +46,9 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, count: int | None = None) -> list[Tensor]:
         """The maps, or the first `count` of them alone."""
         maps, places = [], self.places[:count]
-        for place, x in enumerate(self.network.maps(x)):
+        for place, found in enumerate(self.network.maps(x)):
             if place in places:
-                maps.append(x)
+                maps.append(found)
             if place == places[-1]:
                 break
         return maps

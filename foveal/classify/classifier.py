@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.errors import InputError
+from foveal.errors import InputError, nearest
 from foveal.losses.classification import cross_entropy, distillation, hinge, logistic, squared_error
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System

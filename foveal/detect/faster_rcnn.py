@@ -19,7 +19,6 @@ the regions; RoI align takes the place of RoI pooling.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import 
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO
-from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, Proposer, ProposalSpec, Sightings
+from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, ProposalSpec, Proposer, Sightings
 from foveal.errors import InputError
 from foveal.losses.regression import smooth_l1
 from foveal.nn.init import init_for_relu
