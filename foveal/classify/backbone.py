@@ -65,7 +65,7 @@ class _Maps(nn.Module):
         ran: set[nn.Module] = set()
         handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in self.network.modules()]
         try:
-            return [(x, set(ran)) for x in self.network.maps(x)]
+            return [(found, set(ran)) for found in self.network.maps(x)]
         finally:
             for handle in handles:
                 handle.remove()

@@ -25,8 +25,8 @@ class FeaturePyramid(nn.Module):
 
     channels: of each map that comes in, finest first.
     extra:    what makes coarser maps: nothing; "pool", every other place of the last one (Faster R-CNN), one map;
-              "convolve_last", 3x3 convolutions of stride 2 from the last P on, two maps (torchvision's RetinaNet, FCOS);
-              "convolve_input" the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
+              "convolve_last", two by 3x3 convolutions of stride 2 from the last P on (FCOS, torchvision's RetinaNet);
+              "convolve_input", the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
     norm:     a batch norm follows each of these convolutions, which then has no bias.
     count:    how many maps come out.
     """
