@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 HEAD = 96  # boxes that are settled at once
-PAIRS = 2**22  # overlaps in memory at once
+PAIRS = 2**18  # overlaps at once: what lies between the steps stays in the cache
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -66,14 +66,23 @@ def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
         head = min(width, HEAD)
         stays, gone = [], []
         for part in padded.split(max(1, PAIRS // (head * width)), 1):
-            overlap = _overlaps(part, head)
-            keep = _settle((overlap[:, :, :head] > limit).triu(1))
+            best, later = part[:, :, :head], part[:, :, head:]
+            keep = _settle((_overlaps(best, best) > limit).triu(1))
             stays.append(keep)
-            gone.append((overlap * keep[:, :, None]).amax(1) > limit)
-        stay, go = torch.cat(stays), torch.cat(gone)
+            if head < width:
+                # Only what is kept removes others: its places come first, and as few as the fullest group needs.
+                most = int(keep.sum(1).max())
+                picked = keep.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+                removing = best.gather(2, picked.expand(5, -1, -1))
+                removing[4].masked_fill_(~keep.gather(1, picked), torch.inf)
+                gone.append(_overlaps(removing, later).amax(1) > limit)
+        stay, go = torch.cat(stays), torch.cat(gone) if gone else None
         first = rank < head
         kept[left[first]] = stay[groups[first], rank[first]]
-        rest = (~first & ~go[groups, rank]).nonzero().flatten()
+        if go is None:
+            break
+        rest = (~first).nonzero().flatten()
+        rest = rest[~go[groups[rest], rank[rest] - head]]
         left, groups, sides = left[rest], groups[rest], sides[:, rest]
     return kept
 
@@ -89,10 +98,10 @@ def _settle(over: Tensor) -> Tensor:
         kept = after
 
 
-def _overlaps(sides: Tensor, head: int) -> Tensor:
-    """IoU of the first boxes of each group with all of them, (5, G, n) -> (G, head, n)."""
-    x1, y1, x2, y2, area = sides[:, :, None]
-    a1, b1, a2, b2, own = sides[:, :, :head, None]
+def _overlaps(rows: Tensor, columns: Tensor) -> Tensor:
+    """IoU of each with each within the groups, (5, G, m) and (5, G, n) -> (G, m, n)."""
+    x1, y1, x2, y2, area = columns[:, :, None]
+    a1, b1, a2, b2, own = rows[:, :, :, None]
     overlap = torch.minimum(a2, x2).sub_(torch.maximum(a1, x1)).clamp_(min=0)
     overlap.mul_(torch.minimum(b2, y2).sub_(torch.maximum(b1, y1)).clamp_(min=0))
     return overlap.div_((own + area).sub_(overlap))
@@ -132,7 +141,7 @@ def soft_nms(
     """
     left = (scores >= score_threshold).nonzero().flatten()
     sides, scores = _sides(boxes.detach())[:, left], scores.detach()[left].clone()
-    overlap = _overlaps(sides[:, None], len(left))[0].fill_diagonal_(0)
+    overlap = _overlaps(sides[:, None], sides[:, None])[0].fill_diagonal_(0)
     lowered = torch.exp(-(overlap**2) / sigma) if method == "gaussian" else 1 - overlap * (overlap > iou_threshold)
     lowered = lowered.to(scores.dtype)
     chosen, final = [left[:0]], [scores[:0]]
