@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-HEAD = 96  # boxes that are settled at once
+HEAD = 192  # boxes that are settled at once
 PAIRS = 2**18  # overlaps at once: what lies between the steps stays in the cache
 
 
@@ -27,7 +27,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     finite, neither remove nor are removed. Of equal scores the first index comes first. The quotient is compared as
     computed in the precision of the boxes.
     """
-    return batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    order = scores.detach().argsort(descending=True, stable=True)
+    sides = _sides(boxes.detach()[order])
+    return order[_greedy(sides, torch.zeros_like(order), _below(iou_threshold, sides.dtype))]
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
@@ -35,17 +37,16 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     order = scores.detach().argsort(descending=True, stable=True)
     if not len(order):
         return order
-    by_group = groups[order].argsort(stable=True)
-    sorted_groups = groups[order][by_group].unique_consecutive(return_inverse=True)[1]
+    groups, by_group = groups[order].sort(stable=True)
+    groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
     sides = _sides(boxes.detach()[order[by_group]])
     kept = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
     # Groups of like size are done together: then padding at most doubles the work.
-    counts = sorted_groups.bincount()
     size = (counts - 1).clamp(min=0).double().log2().floor().long()  # 2^k < count <= 2^(k+1), roughly
     limit = _below(iou_threshold, sides.dtype)
     for level in size.unique().tolist():
-        members = (size == level)[sorted_groups].nonzero().flatten()
-        kept[members] = _greedy(sides[:, members], sorted_groups[members], limit)
+        members = (size == level)[groups].nonzero().flatten()
+        kept[members] = _greedy(sides[:, members], groups[members], limit)
     result = torch.empty_like(kept)
     result[by_group] = kept
     return order[result]
@@ -56,13 +57,15 @@ def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
     kept = torch.zeros(sides.shape[1], dtype=torch.bool, device=sides.device)
     left = torch.arange(sides.shape[1], device=sides.device)
     while len(left):
-        groups = groups.unique_consecutive(return_inverse=True)[1]
-        counts = groups.bincount()
-        rank = torch.arange(len(left), device=left.device) - (counts.cumsum(0) - counts)[groups]
-        width = int(counts.max())
-        padded = sides.new_zeros(5, len(counts), width)
-        padded[4] = torch.inf
-        padded[:, groups, rank] = sides
+        groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        width, alone = int(counts.max()), len(counts) == 1
+        rank = torch.arange(len(left), device=left.device)
+        padded = sides[:, None]
+        if not alone:
+            rank -= (counts.cumsum(0) - counts)[groups]
+            padded = sides.new_zeros(5, len(counts), width)
+            padded[4] = torch.inf
+            padded[:, groups, rank] = sides
         head = min(width, HEAD)
         stays, gone = [], []
         for part in padded.split(max(1, PAIRS // (head * width)), 1):
@@ -76,13 +79,14 @@ def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
                 removing = best.gather(2, picked.expand(5, -1, -1))
                 removing[4].masked_fill_(~keep.gather(1, picked), torch.inf)
                 gone.append(_overlaps(removing, later).amax(1) > limit)
-        stay, go = torch.cat(stays), torch.cat(gone) if gone else None
-        first = rank < head
-        kept[left[first]] = stay[groups[first], rank[first]]
-        if go is None:
+        stay = torch.cat(stays)
+        if head == width:
+            kept[left] = stay[groups, rank]
             break
-        rest = (~first).nonzero().flatten()
-        rest = rest[~go[groups[rest], rank[rest] - head]]
+        # What is in the head is settled, and so is what it removes.
+        go = torch.cat(gone)
+        kept[left] = torch.cat([stay, torch.zeros_like(go)], 1)[groups, rank]
+        rest = (~torch.cat([torch.ones_like(stay), go], 1)[groups, rank]).nonzero().flatten()
         left, groups, sides = left[rest], groups[rest], sides[:, rest]
     return kept
 
