@@ -5,7 +5,6 @@ outside, or without area, is left out. What may mean anything is an error that n
 """
 
 import contextlib
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
