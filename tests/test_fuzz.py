@@ -304,8 +304,11 @@ def test_voc_files(tmp_path: Path) -> None:
     for number in range(2):
         voc(tmp_path / "val" / f"{number}.xml", [("cat", 1, 1, 4, 4), ("dog", 2, 2, 8, 6, True)], (8, 6))
     file = tmp_path / "val" / "0.xml"
-    inputs = st.one_of(damaged([file.read_bytes()]), st.binary(max_size=60))
-    read_annotations(tmp_path, file, inputs, 1_000)
+    plain = file.read_bytes()
+    words = [b"cat", b"dog", b"<ymax>4", b"<xmin>2", b"width", b"<height>6", b"object", b"</bndbox>", b"difficult>1"]
+    odd = [b"", b"nan", b"<ymax>1e999", b"<xmin>-3", b"<xmin>99", b"<a/>", b"<height>0", b"bndbox", b"&lt;", b"&x;"]
+    swapped = st.tuples(st.sampled_from(words), st.sampled_from(odd)).map(lambda pair: plain.replace(*pair))
+    read_annotations(tmp_path, file, st.one_of(swapped, damaged([plain]), st.binary(max_size=60)), 1_000)
 
 
 YAML = [
