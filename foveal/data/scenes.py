@@ -42,7 +42,7 @@ MIRRORED = (0, 2, 1)  # keypoints top, left, right in the mirror image
 MOST = 4  # objects in an image
 HEIGHTS = {"digit": (24, 48), "shape": (16, 48)}  # of the upright object, in pixels
 TILT = 30.0  # degrees either way, so that every object keeps a top
-MIN_VISIBLE = 0.5  # of an object's own pixels, what others and the border of the image leave of it
+MIN_VISIBLE = 0.6  # of an object's own pixels, what others and the border of the image leave of it
 FINE = 8  # pixels of a digit drawn for each of its 8 x 8 before it is scaled
 INK = 0.45  # share of full ink from which a pixel of a digit is a part of its stroke
 BORDER = 1.2  # pixels
@@ -147,26 +147,27 @@ class _Painter:
         labels: list[int] = []
         inks: list[int] = []
         points: list[np.ndarray] = []
-        areas: list[int] = []
+        areas, seen = np.zeros(MOST + 1, np.int64), np.zeros(MOST + 1, np.int64)  # pixels of each object
         for _ in range(int(rng.integers(1, MOST, endpoint=True))):
             for _ in range(20):
                 label = int(rng.integers(len(OBJECTS)))
+                # Another place for what would hide too much, or itself be hidden by the border of the image.
                 (y, x), depth, corners, area = self.place(label, split, rng)
                 shown = depth > 0
                 under = owner[y, x]
-                left = [
-                    (owner == k + 1).sum() - (shown & (under == k + 1)).sum() >= MIN_VISIBLE * whole
-                    for k, whole in enumerate(areas)
-                ]
-                if shown.sum() < MIN_VISIBLE * area or not all(left):
+                covered = np.bincount(under[shown], minlength=MOST + 1)
+                left = seen - covered
+                if shown.sum() < MIN_VISIBLE * area or (left[1:] < MIN_VISIBLE * areas[1:]).any():
                     continue
-                cover = np.clip(depth + 0.5, 0, 1)[..., None]
-                ink = _choose_ink(canvas[y, x], shown, rng)
-                _draw(canvas[y, x], depth, cover, np.array(list(INKS.values())[ink]) + rng.uniform(-10, 10, 3))
-                under[shown] = len(labels) + 1
+                taken = [inks[k - 1] for k in np.flatnonzero(covered[1:]) + 1]
+                ink = _choose_ink(canvas[y, x], shown, taken, rng)
+                _draw(canvas[y, x], depth, (_COLOURS[ink] + rng.uniform(-10, 10, 3)).astype(np.float32))
                 labels.append(label)
                 inks.append(ink)
-                areas.append(area)
+                number = len(labels)
+                under[shown], areas[number] = number, area
+                seen = left
+                seen[number] = shown.sum()
                 points.append(corners)
                 break
         keypoints = np.stack([_seen(corners, owner, k + 1) for k, corners in enumerate(points)])
@@ -184,7 +185,7 @@ class _Painter:
         if rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         mean = pixels.mean()
-        pixels = (pixels - mean) * rng.uniform(0.6, 1.1) + mean * rng.uniform(0.7, 1.3)
+        pixels = (pixels - mean) * np.float32(rng.uniform(0.6, 1.1)) + mean * np.float32(rng.uniform(0.6, 1.1))
         return np.ascontiguousarray(np.clip(pixels, 0, 255))
 
     def place(
@@ -197,7 +198,7 @@ class _Painter:
         angle = math.radians(rng.uniform(-TILT, TILT)) if OBJECTS[label] != "circle" else 0.0
         cos, sin = math.cos(angle), math.sin(angle)
         x, y = rng.uniform(0.8 * half, SIDE - 0.8 * half, 2)
-        reach = 1.45 * half + 2
+        reach = half * (cos + abs(sin)) + 1
         x0, y0 = math.floor(x - reach), math.floor(y - reach)
         extent = math.ceil(2 * reach) + 1
         # The upright frame of the object has its middle at (0, 0) and its upper edge at v = -1.
@@ -223,7 +224,7 @@ class _Painter:
         ink = field > INK
         rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
         top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        scale = (bottom - top) / 2
+        scale = float(bottom - top) / 2
         row = np.clip(v * scale + (top + bottom) / 2, 0, len(field) - 1).astype(np.int64)
         column = np.clip(u * scale + (left + right) / 2, 0, len(field) - 1).astype(np.int64)
         # Ink falls from full to none in about one and a half pixels of the original.
@@ -255,6 +256,7 @@ def _star(u: np.ndarray, v: np.ndarray, inner: float = 0.45) -> np.ndarray:
     return (-dx * (y - 1) + dy * x) / math.hypot(dx, dy)
 
 
+_COLOURS = np.array(list(INKS.values()), np.float32)
 _TIP = (math.sin(2 * math.pi / 5), -math.cos(2 * math.pi / 5))
 _SHAPES: dict[str, tuple[Any, np.ndarray]] = {
     "circle": (lambda u, v: 1 - np.hypot(u, v), np.array([[0, -1], [-1, 0], [1, 0]])),
@@ -264,17 +266,20 @@ _SHAPES: dict[str, tuple[Any, np.ndarray]] = {
 }
 
 
-def _choose_ink(pixels: np.ndarray, shown: np.ndarray, rng: np.random.Generator) -> int:
-    """An ink that stands out from the mean of the pixels under it: one of those that do, or the one that does most."""
-    distance = np.linalg.norm(np.array(list(INKS.values())) - pixels[shown].mean(0), axis=1)
+def _choose_ink(pixels: np.ndarray, shown: np.ndarray, taken: list[int], rng: np.random.Generator) -> int:
+    """An ink that stands out from the mean of the pixels under it, one of those that do, or the one that does most;
+    none of those of the objects under it, which are taken."""
+    mean = np.tensordot(shown.astype(np.float32), pixels, 2) / shown.sum()
+    distance = np.sqrt(((_COLOURS - mean) ** 2).sum(1))
+    distance[taken] = 0
     good = np.flatnonzero(distance >= STANDS_OUT)
     return int(rng.choice(good)) if len(good) else int(distance.argmax())
 
 
-def _draw(pixels: np.ndarray, depth: np.ndarray, cover: np.ndarray, ink: np.ndarray) -> None:
+def _draw(pixels: np.ndarray, depth: np.ndarray, ink: np.ndarray) -> None:
     """Paint an object over its pixels (h, w, 3), with a border that is dark around light ink and light around dark."""
     border = 0.25 * ink if ink.mean() > 110 else 0.4 * ink + 150
-    inner = np.clip(depth - BORDER + 0.5, 0, 1)[..., None]
+    cover, inner = (np.clip(depth + offset, 0, 1)[..., None] for offset in (0.5, 0.5 - BORDER))
     pixels += cover * (border + inner * (ink - border) - pixels)
 
 
