@@ -251,7 +251,7 @@ VARIANTS = {
     "faster_rcnn_nano": replace(
         RESNET50_FPN,
         preprocess=Preprocess((96, 96), "fit", 1.0),
-        recipe={"epochs": 15, "lr": 0.002, "batch_size": 16, "clip": 10.0, "warmup": 0.5},
+        recipe={"epochs": 10, "lr": 0.002, "batch_size": 16, "clip": 10.0, "warmup": 0.5},
         backbone="resnet10_nano",
         strides=(4, 8, 16),
         width=64,
