@@ -91,7 +91,12 @@ class Preprocess:
         if self.resize == "bound":
             scale = max(scale, min(target_width / height, target_height / width))
         rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-        return (rows, columns), 0, 0, self.size if self.resize == "fit" else (-(-rows // 32) * 32, -(-columns // 32) * 32)
+        return (
+            (rows, columns),
+            0,
+            0,
+            self.size if self.resize == "fit" else (-(-rows // 32) * 32, -(-columns // 32) * 32),
+        )
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
