@@ -112,10 +112,14 @@ def test_equal_to_transformers(theirs, record_property):
     from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
 
     model.config.auxiliary_loss = True  # of the loss alone: the layers are known
-    total, terms, _ = ForObjectDetectionLoss(
-        logits[-1], relative_truths(batch), "cpu", boxes[-1], model.config, logits, boxes
-    )
-    model.config.auxiliary_loss = False
+    torch.set_default_dtype(torch.float64)  # of the weights of classes
+    try:
+        total, terms, _ = ForObjectDetectionLoss(
+            logits[-1], relative_truths(batch), "cpu", boxes[-1], model.config, logits, boxes
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+        model.config.auxiliary_loss = False
     found = system.loss(batch)
     for ours, name, weight in (("class", "loss_ce", 1), ("box", "loss_bbox", 5), ("giou", "loss_giou", 2)):
         assert relative_error(found[ours], weight * terms[name]) < TOLERANCE
