@@ -54,6 +54,7 @@ FAMILIES = {
     "detect.proposals:RPN": "rpn_resnet50_fpn rpn_nano",
     "detect.faster_rcnn:FasterRCNN": "fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_c4 "
     "fasterrcnn_efficientnet_lite0_fpn faster_rcnn_nano",
+    "detect.detr:DETR": "detr_resnet50 detr_resnet101",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 
