@@ -49,6 +49,7 @@ FAMILIES = {
     "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
+    "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

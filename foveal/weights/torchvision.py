@@ -141,6 +141,45 @@ def vgg(system: Any) -> list[Rule]:
     ]
 
 
+# Of the 91 rows of what was trained on COCO those of its 80 classes; 0 is background.
+COCO_ROWS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def background_last(shapes: int) -> Callable[[Tensor], Tensor]:
+    """For the rows (A (1 + C), ...) of a head that scores A boxes at a place, background first: background last, and
+    without the rows that COCO has no class for."""
+
+    def change(rows: Tensor) -> Tensor:
+        each = rows.unflatten(0, (shapes, -1))
+        known = COCO_ROWS if each.shape[1] == 91 else list(range(1, each.shape[1]))
+        return each[:, [*known, 0]].flatten(0, 1)
+
+    return change
+
+
+def ssd(system: Any) -> list[Rule]:
+    """Those of SSD on VGG. The backbone ends before the pooling of its last stage but one; the rest is the first of
+    what comes after it."""
+    if type(system.base).__name__ != "VGG":
+        return []
+    depths, ours = system.base.spec.depths, "backbone.network."
+    split = sum(depths[:-1])
+    features = [rule for rule in vgg_features(system.base) if "conv" in str(rule.ours)]
+    rules = [Rule(rf"backbone\.{rule.pattern}", f"{ours}{rule.ours}") for rule in features[:split]]
+    for place in range(1, depths[-1] + 1):
+        rules.append(Rule(rf"backbone\.extra\.0\.{2 * place - 1}\.", f"{ours}stage{len(depths)}.conv{place}."))
+    hidden = rf"backbone\.extra\.0\.{2 * depths[-1] + 1}\."
+    rules += [Rule(hidden + r"1\.", "hidden.conv1."), Rule(hidden + r"3\.", "hidden.conv2.")]
+    for n in range(len(system.spec.extra)):
+        theirs = rf"backbone\.extra\.{n + 1}\."
+        rules += [Rule(theirs + r"0\.", f"extra.{n}.conv1."), Rule(theirs + r"2\.", f"extra.{n}.conv2.")]
+    for n, shapes in enumerate(system.spec.shapes):
+        theirs, changed = rf"head\.classification_head\.module_list\.{n}\.", background_last(shapes)
+        rules.append(Rule(theirs, f"score_heads.{n}.", changed))
+    rules.append(Rule(r"head\.regression_head\.module_list\.", "box_heads."))
+    return [*rules, Rule(r"backbone\.scale_weight$", "backbone.scale")]
+
+
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
@@ -150,6 +189,7 @@ FAMILIES: dict[str, Table] = {
     "MobileNet": mobilenet,
     "Swin": SWIN,
     "ViT": VIT,
+    "SSD": ssd,
 }
 
 
