@@ -1,11 +1,15 @@
 """How good a system is: one evaluator a task."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, Self
 
 from foveal.metrics.classify import ClassifyEvaluator
+from foveal.metrics.detect import DetectEvaluator, coco_map, precision_recall, voc_ap
+from foveal.metrics.detection_errors import errors
 from foveal.metrics.loss import LossEvaluator
 from foveal.structures import Batch
+
+__all__ = ["EVALUATORS", "Evaluator", "coco_map", "errors", "evaluator", "precision_recall", "voc_ap"]
 
 
 class Evaluator(Protocol):
@@ -27,8 +31,13 @@ class Evaluator(Protocol):
         """The figures, by name, over all that was taken in."""
 
 
+EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
+    "classify": lambda system: ClassifyEvaluator(len(system.labels)),
+    "detect": lambda system: DetectEvaluator(len(system.labels)),
+}
+
+
 def evaluator(system: Any) -> Evaluator:
     """The evaluator for a system: that of its task, or else its own losses."""
-    if system.task == "classify":
-        return ClassifyEvaluator(len(system.labels))
-    return LossEvaluator(tuple(system.players))
+    make = EVALUATORS.get(system.task)
+    return make(system) if make else LossEvaluator(tuple(system.players))

@@ -35,7 +35,9 @@ def evaluation_loader(
     pipeline = Pipeline((Fit(system.preprocess),))
     workers = default_workers(dataset, ranks) if workers is None else workers
     relabelled = dataset.relabel(system.labels)
-    return Loader(relabelled, pipeline, batch_size=batch_size, workers=workers, share=ranks.share, preprocess=system.preprocess)
+    return Loader(
+        relabelled, pipeline, batch_size=batch_size, workers=workers, share=ranks.share, preprocess=system.preprocess
+    )
 
 
 @dataclass(frozen=True)
