@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from foveal.classify.backbone import Backbone
+from foveal.classify.labels import DIGITS
 from foveal.classify.vgg import VGG
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
 from foveal.detect.labels import COCO
@@ -311,15 +312,15 @@ VARIANTS = {
         scales=(0.04, 0.1, 0.26, 0.42, 0.58, 0.74, 0.9, 1.06),
     ),
     "ssd_nano": SSDSpec(
-        (),
+        DIGITS,
         Preprocess((96, 96), "squash", 1.0),
-        {"epochs": 30, "lr": 0.002},
-        backbone="resnet_nano",
-        strides=(4,),
+        {"epochs": 20, "batch_size": 16, "lr": 0.002},
+        backbone="resnet10_nano",
+        strides=(4, 8, 16),
         hidden=0,
-        extra=((32, 64, 3, 2, 1),) * 3,
+        extra=((64, 128, 3, 2, 1),),
         norm=True,
-        shapes=(6, 6, 6, 6),
-        scales=(0.15, 0.3, 0.5, 0.75, 1.0),
+        shapes=(4, 6, 6, 4),
+        scales=(0.15, 0.25, 0.4, 0.6, 0.85),
     ),
 }
