@@ -1,15 +1,15 @@
 """A detector on few photographs: what the ImageNet weights of its backbone are worth.
 
 claim     on BCCD (364 photographs of blood cells, Pascal VOC's layout) it reaches a test mAP50 of at least 0.80 within
-          60 minutes when its backbone, EfficientNet-Lite0, begins with its ImageNet weights; from scratch stands beside it
+          60 minutes when its backbone, EfficientNet-Lite0, begins with its ImageNet weights; from scratch beside it
 command   python recipes/detect_photographs.py --data FOLDER [--name NAME] [--start package] [--epochs E] [--side S]
 cost      an hour each on two cores
 expected  0.80 or more with the weights of the package
 measured  docs/results.md
 
 Leaves in OUT, for each of the two: the run; test.json, the truths, and predictions.json, both in COCO's layout, from
-which pycocotools, where it is installed, has to find the same figures. `foveal predict OUT/package IMAGE --out PICTURES`
-draws what is found.
+which pycocotools, where it is installed, has to find the same figures. What is found is drawn by
+`foveal predict OUT/package IMAGE --out PICTURES`.
 """
 
 import argparse
@@ -41,7 +41,9 @@ def main() -> None:
     options = parser.parse_args()
     data = foveal.load_dataset(options.data, task="detect")
     counts = {split: len(data.select(split)) for split in ("train", "val", "test")}
-    print(f"{options.data}: {', '.join(f'{count} {split}' for split, count in counts.items())}, {', '.join(data.labels)}")
+    print(
+        f"{options.data}: {', '.join(f'{count} {split}' for split, count in counts.items())}, {', '.join(data.labels)}"
+    )
     for start in options.start:
         compare(start, data, options)
 
@@ -52,7 +54,9 @@ def compare(start: str, data: Any, options: argparse.Namespace) -> None:
     fields: dict[str, Any] = {} if options.side is None else {"image_size": options.side}
     if start == "scratch":
         fields["frozen_norm"] = False  # statistics that nobody has taken are nothing to keep
-    system = foveal.create(options.name, labels=data.labels, weights="package" if start == "package" else None, **fields)
+    system = foveal.create(
+        options.name, labels=data.labels, weights="package" if start == "package" else None, **fields
+    )
     changes = {} if options.epochs is None else {"epochs": options.epochs}
     started = time.perf_counter()
     foveal.train(system, data, foveal.TrainConfig(out=str(options.out / start), seed=options.seed, **changes))

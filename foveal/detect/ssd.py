@@ -202,7 +202,9 @@ class SSD(Detector):
             channels[-1] = spec.hidden
         self.extra = nn.ModuleList()
         for middle, width, side, stride, padding in spec.extra:
-            self.extra.append(layers(channels[-1], ((middle, 1, 1, 0, 1), (width, side, stride, padding, 1)), spec.norm))
+            self.extra.append(
+                layers(channels[-1], ((middle, 1, 1, 0, 1), (width, side, stride, padding, 1)), spec.norm)
+            )
             channels.append(width)
             self.steps.append(self.steps[-1] * 2 if stride == 2 and self.steps[-1] else None)
         heads = list(zip(channels, spec.shapes, strict=True))
@@ -276,7 +278,7 @@ class SSD(Detector):
         if min(size) < self.spec.smallest:
             raise InputError(
                 f"{self.name or 'ssd'} takes images of {self.spec.smallest} x {self.spec.smallest} pixels or more, not "
-                f"{size[0]} x {size[1]}; image_size sets the size that images are brought to, extra the layers they need"
+                f"{size[0]} x {size[1]}; image_size sets the size that images are brought to"
             )
 
 

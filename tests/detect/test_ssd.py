@@ -49,11 +49,11 @@ def test_default_boxes_of_the_paper():
     ):
         narrow = create("vgg16", widths=(2, 2, 2, 2, 2))
         system = create(name, labels=LABELS, backbone=narrow, hidden=2)
-        seen = []
-        for head in system.score_heads:
-            head.register_forward_pre_hook(lambda _, maps: seen.append(maps[0].shape[2]))
-        found = system(torch.rand(1, 3, *system.preprocess.size))
-        assert seen == places
+        images = torch.rand(1, 3, *system.preprocess.size)
+        layers = ["backbone.network.stage4.relu3", "hidden.relu2", *(f"extra.{n}.relu2" for n in range(len(places) - 2))]
+        with record(system, *layers) as seen:
+            found = system(images)
+        assert [seen[layer].shape[2] for layer in layers] == places
         assert found.boxes.shape == (count, 4)
         assert found.scores.shape == (1, count, 4)
         # The square of the first place of the first map, and the last box, which stands upright in the middle.

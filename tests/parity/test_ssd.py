@@ -93,7 +93,10 @@ def test_outputs_losses_and_gradients(pair, record_property):
     found = system(batch.images)
     raw = reference.head(list(reference.backbone(images).values()))
     background_first = found.scores[..., [5, 0, 1, 2, 3, 4]]
-    outputs = [relative_error(background_first, raw["cls_logits"]), relative_error(found.deltas, raw["bbox_regression"])]
+    outputs = [
+        relative_error(background_first, raw["cls_logits"]),
+        relative_error(found.deltas, raw["bbox_regression"]),
+    ]
     assert max(outputs) < TOLERANCE
 
     targets = [{"boxes": each.boxes, "labels": each.labels + 1} for each in batch.targets]
