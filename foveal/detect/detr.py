@@ -191,7 +191,9 @@ class DETR(Detector):
         seen = seen | ~seen.flatten(1).any(1)[:, None, None]  # there is always something to look at
         corners = grid_places(seen, x.dtype)
         position = box_code(corners, self.spec.width // 2).flatten(1, 2)  # (B, h w, width)
-        padding = torch.zeros_like(position[:, None, None, :, 0]).masked_fill(~seen.flatten(1)[:, None, None], -torch.inf)
+        padding = torch.zeros_like(position[:, None, None, :, 0]).masked_fill(
+            ~seen.flatten(1)[:, None, None], -torch.inf
+        )
         z = x.flatten(2).transpose(1, 2)  # (B, h w, width)
         for block in self.encoder:
             z = block(z, position, padding)

@@ -205,6 +205,29 @@ def faster_rcnn(system: Any) -> list[Rule]:
     ]
 
 
+def ssd(system: Any) -> list[Rule]:
+    """Those of SSD on VGG. The backbone ends before the pooling of its last stage but one; the rest is the first of
+    what comes after it."""
+    if type(system.base).__name__ != "VGG":
+        return []
+    depths, ours = system.base.spec.depths, "backbone.network."
+    split = sum(depths[:-1])
+    features = [rule for rule in vgg_features(system.base) if "conv" in str(rule.ours)]
+    rules = [Rule(rf"backbone\.{rule.pattern}", f"{ours}{rule.ours}") for rule in features[:split]]
+    for place in range(1, depths[-1] + 1):
+        rules.append(Rule(rf"backbone\.extra\.0\.{2 * place - 1}\.", f"{ours}stage{len(depths)}.conv{place}."))
+    hidden = rf"backbone\.extra\.0\.{2 * depths[-1] + 1}\."
+    rules += [Rule(hidden + r"1\.", "hidden.conv1."), Rule(hidden + r"3\.", "hidden.conv2.")]
+    for n in range(len(system.spec.extra)):
+        theirs = rf"backbone\.extra\.{n + 1}\."
+        rules += [Rule(theirs + r"0\.", f"extra.{n}.conv1."), Rule(theirs + r"2\.", f"extra.{n}.conv2.")]
+    for n, shapes in enumerate(system.spec.shapes):
+        theirs, changed = rf"head\.classification_head\.module_list\.{n}\.", background_last(shapes)
+        rules.append(Rule(theirs, f"score_heads.{n}.", changed))
+    rules.append(Rule(r"head\.regression_head\.module_list\.", "box_heads."))
+    return [*rules, Rule(r"backbone\.scale_weight$", "backbone.scale")]
+
+
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
@@ -216,6 +239,7 @@ FAMILIES: dict[str, Table] = {
     "ViT": VIT,
     "RPN": rpn,
     "FasterRCNN": faster_rcnn,
+    "SSD": ssd,
 }
 # Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps.
 WITHOUT_EPS = ("RPN", "FasterRCNN", "RetinaNet")
