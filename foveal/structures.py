@@ -124,14 +124,36 @@ class Objects(Target):
 
 
 def _warp_masks(masks: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, H, W) bool -> (N, *size): each new pixel takes the old pixel under its centre, or False outside."""
+    """(N, H, W) bool -> (N, *size): False outside the old image."""
+    picked, inside = _pick(masks, affine, size)
+    return picked & inside
+
+
+def _pick(planes: Tensor, affine: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(..., H, W) -> (..., *size), each new pixel the old one under its centre; and (*size) bool, whether there is one."""
     height, width = size
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     points = (torch.stack([x, y], -1).to(affine) - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).T
     column, row = points.floor().long().unbind(-1)
-    inside = (column >= 0) & (column < masks.shape[2]) & (row >= 0) & (row < masks.shape[1])
-    picked = masks[:, row.clamp(0, masks.shape[1] - 1), column.clamp(0, masks.shape[2] - 1)]
-    return picked & inside
+    rows, columns = planes.shape[-2:]
+    inside = (column >= 0) & (column < columns) & (row >= 0) & (row < rows)
+    return planes[..., row.clamp(0, rows - 1), column.clamp(0, columns - 1)], inside
+
+
+@dataclass(frozen=True)
+class SemanticMap(Target):
+    """A class for each pixel. classes: (H, W) int64, index into the class names; -1 where it is not known."""
+
+    classes: Tensor
+
+    def relabel(self, mapping: Tensor) -> "SemanticMap":
+        return replace(self, classes=torch.where(self.classes < 0, self.classes, mapping[self.classes.clamp(min=0)]))
+
+    def warp(self, affine: Tensor, size: tuple[int, int]) -> "SemanticMap":
+        """The map of the warped image: the class of the nearest old pixel, unknown outside the old image."""
+        affine = affine.to(torch.float64)
+        picked, inside = _pick(self.classes, affine, size)
+        return replace(self, classes=torch.where(inside, picked, -1))
 
 
 @dataclass(frozen=True)

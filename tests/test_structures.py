@@ -2,7 +2,7 @@ import pickle
 
 import torch
 
-from foveal.structures import Batch, Caption, Label, Objects, to_float
+from foveal.structures import Batch, Caption, Label, Objects, SemanticMap, to_float
 
 
 def boxes(*rows: tuple[float, ...]) -> torch.Tensor:
@@ -34,10 +34,27 @@ def test_warp_moves_boxes_masks_and_keypoints_alike() -> None:
     assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == moved.boxes[0].tolist()
 
 
+def test_warp_of_a_semantic_map_takes_the_nearest_pixel() -> None:
+    classes = torch.randint(-1, 5, (7, 9), generator=torch.Generator().manual_seed(0))
+    affine = torch.tensor([[1.7, 0.3, -2], [-0.2, 0.8, 1.5]], dtype=torch.float64)
+    moved = SemanticMap(classes).warp(affine, (8, 11)).classes
+    assert moved.dtype == torch.int64
+    back = torch.linalg.inv(torch.cat([affine, torch.tensor([[0.0, 0, 1]], dtype=torch.float64)]))
+    for row in range(8):
+        for column in range(11):
+            x, y, _ = (back @ torch.tensor([column + 0.5, row + 0.5, 1], dtype=torch.float64)).tolist()
+            inside = 0 <= x < 9 and 0 <= y < 7
+            assert moved[row, column] == (classes[int(y), int(x)] if inside else -1)
+    assert (moved == -1).any()
+    flipped = SemanticMap(classes).warp(torch.tensor([[-1.0, 0, 9], [0, 1, 0]]), (7, 9))
+    assert flipped.classes.equal(classes.flip(1))
+
+
 def test_relabel() -> None:
     mapping = torch.tensor([2, 0, 1])
     assert int(Label(torch.tensor(1)).relabel(mapping).label) == 0
     assert Objects(boxes((0, 0, 1, 1)), torch.tensor([2])).relabel(mapping).labels.tolist() == [1]
+    assert SemanticMap(torch.tensor([[0, -1], [2, 1]])).relabel(mapping).classes.tolist() == [[2, -1], [1, 0]]
     assert Caption(torch.tensor([0, 1, 2, 0])).relabel(mapping).tokens.tolist() == [2, 0, 1, 2]
 
 

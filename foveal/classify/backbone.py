@@ -43,12 +43,13 @@ class Backbone(nn.Module):
         if frozen_norm:
             freeze_norms(network)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
+    def forward(self, x: Tensor, count: int | None = None) -> list[Tensor]:
+        """The maps, or the first `count` of them alone."""
+        maps, places = [], self.places[:count]
         for place, found in enumerate(self.network.maps(x)):
-            if place in self.places:
+            if place in places:
                 maps.append(found)
-            if place == self.places[-1]:
+            if place == places[-1]:
                 break
         return maps
 

@@ -333,4 +333,11 @@ VARIANTS = {
         width=16,
         stem="3x3",
     ),
+    "resnet10_nano": ResNetSpec(
+        DIGITS,
+        Preprocess((32, 32), "squash", 1.0, HALVES, HALVES),
+        {"epochs": 30, "lr": 0.01, "shift": 0.125},
+        depths=(1, 1, 1, 1),
+        width=32,
+    ),
 }

@@ -1,9 +1,12 @@
 """Data sets that come with foveal, so that everything can be tried without a download."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
+from foveal.data.scenes import make_scenes
 from foveal.data.splits import split_by_content
 
 
@@ -20,4 +23,8 @@ def digits() -> Dataset:
     return Dataset("digits", "classify", labels, images, LabelColumn(bunch.target), splits)
 
 
-BUILT_IN = {"digits": digits}
+# From the task that is asked for, None where any will do.
+BUILT_IN: dict[str, Callable[[str | None], Dataset]] = {
+    "digits": lambda task: digits(),
+    "scenes": lambda task: make_scenes(digits(), task),
+}

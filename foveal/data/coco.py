@@ -260,7 +260,7 @@ def _image_folder(file: Path, names: list[str], root: Path) -> Path:
     few_names = [name for name in names[:: max(1, len(names) // 50)] if "\0" not in name]
     places = list(dict.fromkeys(_places(file, root)))
     hits = [sum(os.path.isfile(place / name) for name in few_names) for place in places]
-    if few_names and max(hits):
+    if any(hits):
         return places[hits.index(max(hits))]
     for place in places:
         if any(os.path.isfile(place / name) for name in names):

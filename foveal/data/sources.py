@@ -65,7 +65,7 @@ def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Datase
 def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     path = Path(name)
     if name in BUILT_IN:
-        dataset = BUILT_IN[name]()
+        dataset = BUILT_IN[name](task)
     elif name and path.is_dir():
         dataset = _from_layout(path, complain)
     elif path.is_file() and path.suffix.lower() in SUFFIXES:

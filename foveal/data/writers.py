@@ -27,7 +27,7 @@ def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     folder images beside it. A split is known by the name of the file. Raises InputError.
     """
     path = Path(path)
-    images, annotations = [], []
+    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for index in range(len(dataset)):
         target, (height, width) = _objects(dataset, index), _size(dataset, index)
         if isinstance(dataset.images, ImageFiles):

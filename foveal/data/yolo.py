@@ -258,7 +258,7 @@ def _append(found: dict[str, Any], key: str | None, *item: str) -> None:
         place[int(item[0])] = _scalar(item[1])
     else:
         raise ValueError(f"this cannot stand below {key}")
-    found[key] = place  # type: ignore[index]
+    found[key] = place
 
 
 def _pair(line: str) -> tuple[str, str]:
