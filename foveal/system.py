@@ -216,6 +216,11 @@ class System(nn.Module):
         """(B, 3, H, W) in [0, 1] -> (B,): how strongly each shows `target`; differentiable."""
         raise self._cannot("score a target")
 
+    def confidence(self, images: Tensor, target: Any) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B,) in [0, 1]: how sure the system is that each shows `target`. Here it is the
+        score, for systems whose score is a probability."""
+        return self.score(images, target)
+
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss, softplus
 
 from foveal.classify.classifier import Scorer
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
+from foveal.detect import detector
 from foveal.structures import Batch, Caption, Objects
 from foveal.system import Preprocess, Spec, System
 
@@ -17,33 +18,42 @@ RECIPE = {"epochs": 4, "batch_size": 8, "lr": 0.01}
 FIT = Preprocess((24, 24), "fit", 1.0, (0.0,) * 3, (1.0,) * 3)
 
 
-class Detector(System):
-    """Finds the one bright square in an image of any size: centre and side, as shares of the prepared image."""
-
-    task: ClassVar[str] = "detect"
+class Detector(detector.Detector):
+    """Finds bright squares in an image of any size: at each place, 4 pixels apart, how surely the middle of one is
+    there, and how far it goes to the left, up, right and down."""
 
     def __init__(self) -> None:
-        super().__init__(Spec(("square",), FIT, RECIPE))
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Conv2d(8, 8, 5, 2, 2), nn.ReLU())
-        self.head = nn.Linear(8 * 36, 4)
+        super().__init__(detector.DetectorSpec(("square",), FIT, RECIPE))
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 5, 2, 2), nn.ReLU(), nn.Conv2d(8, 16, 5, 2, 2), nn.ReLU())
+        self.head = nn.Conv2d(16, 5, 3, 1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.body(self.normalize(images)).flatten(1)).sigmoid()
+        return self.head(self.body(self.normalize(images)))  # (B, 5, 6, 6)
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        truth = torch.stack([target.boxes[0] for target in batch.targets]) / 24
-        predicted = self(batch.images)
-        return {"corner": mse_loss(predicted[:, :2], truth[:, :2]), "far": mse_loss(predicted[:, 2:], truth[:, 2:])}
+        outputs = self(batch.images)
+        there, off = torch.zeros_like(outputs[:, 0]), outputs.sum() * 0
+        for n, target in enumerate(detector.to_learn(batch.targets)):
+            column, row = ((target.boxes[:, :2] + target.boxes[:, 2:]) / 8).long().clamp(max=5).unbind(1)
+            there[n, row, column] = 1
+            off = off + l1_loss(self.boxes(outputs[n])[row, column], target.boxes, reduction="sum") / 24
+        objectness = binary_cross_entropy_with_logits(outputs[:, 0], there, reduction="sum")
+        return {"objectness": objectness / len(batch), "box": off / len(batch)}
 
-    def decode(self, outputs: Tensor, batch: Batch) -> list[Objects]:
-        found = []
-        for box, affine in zip(outputs * 24, batch.affines, strict=True):
-            scale, shift = affine.diagonal(), affine[:, 2]
-            found.append(Objects(((box.view(2, 2) - shift) / scale).view(1, 4), torch.zeros(1, dtype=torch.int64)))
-        return found
+    def boxes(self, output: Tensor) -> Tensor:
+        """(5, 6, 6) -> (6, 6, 4)."""
+        y, x = torch.meshgrid(*2 * [4 * torch.arange(6, device=output.device) + 2.0], indexing="ij")
+        return torch.stack([x, y, x, y], -1) + 4 * output[1:].permute(1, 2, 0).exp() * output.new_tensor([-1, -1, 1, 1])
 
-    def score(self, images: Tensor, target: Objects) -> Tensor:
-        return -(self(images) * 24 - target.boxes[0]).square().sum(1)
+    def candidates(self, outputs: Tensor) -> list[detector.Candidates]:
+        return [
+            detector.Candidates(self.boxes(output).view(36, 1, 4), output[0].sigmoid().view(36, 1))
+            for output in outputs
+        ]
+
+    @property
+    def explained_layer(self) -> str:
+        return "body"
 
 
 def squares(count: int = 48) -> Dataset:

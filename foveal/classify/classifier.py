@@ -51,8 +51,14 @@ class Scorer(System):
 
     def score(self, images: Tensor, target: str | Label) -> Tensor:
         """The unnormalised score of one class for each image."""
-        index = self.index(target) if isinstance(target, str) else int(target.label)
-        return self(images)[:, index]
+        return self(images)[:, self._index_of(target)]
+
+    def confidence(self, images: Tensor, target: str | Label) -> Tensor:
+        """The probability of one class for each image, as `decode` has it."""
+        return self(images).float().softmax(1)[:, self._index_of(target)]
+
+    def _index_of(self, target: str | Label) -> int:
+        return self.index(target) if isinstance(target, str) else int(target.label)
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, D): what this system knows of an image before it names a class.

@@ -12,7 +12,7 @@ from foveal.errors import InputError
 
 @dataclass
 class Explain:
-    """Show where in an image a system sees the evidence for a class, and test whether it is there.
+    """Show where in an image a system sees the evidence for a class or an object, and test whether it is there.
 
     Example: foveal explain runs/digits photo.png --method gradcam --out why.png
 
@@ -27,7 +27,9 @@ class Explain:
     method: str = "occlusion"
     """occlusion, which takes any system and is the most faithful of them, gradcam or saliency."""
     target: str | None = None
-    """The class to explain; default the one that predict names."""
+    """The class to explain; default the one that predict names. Of a detector, its most confident object of it."""
+    object: int | None = None
+    """Of a detector: which of the objects that it finds, or finds of the target; default 1, the most confident."""
     out: str = "explanation.png"
     """The picture, a PNG file; the map itself, with its sign, is written beside it as .npy."""
     weights: str | None = None
@@ -65,7 +67,7 @@ def run(words: list[str]) -> None:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     image = read_image(options.image)
     system = find_system(options.system, options.weights, device=options.device)
-    found = explain(system, image, options.method, options.target, **settings)
+    found = explain(system, image, options.method, options.target, options.object, **settings)
     curves = found.curves(options.steps)
     files = [str(path) for path in save_explanation(out, found, curves)]
     figures = curves.figures()
@@ -76,11 +78,14 @@ def run(words: list[str]) -> None:
         "target": found.target,
         "score": found.score,
         "probability": found.probability,
+        **({} if found.box is None else {"box": found.box.tolist()}),
         "map": list(found.map.shape),
         "faithfulness": figures,
         "files": files,
     }
     rows = [("class", found.target), ("probability", f"{found.probability:.3f}"), ("score", f"{found.score:.3f}")]
+    if found.box is not None:
+        rows.append(("box", ", ".join(f"{value:.1f}" for value in found.box.tolist())))
     rows += [(name.replace("_", " "), f"{value:.3f}") for name, value in figures.items()]
     text = table(("explanation", found.method), [("method", found.method), *rows])
     answer(document, options.json, f"{text}\nwritten: {' and '.join(files)}")

@@ -3,18 +3,18 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, few, nearest
 from foveal.explain.faithfulness import Curves, measure
 from foveal.explain.gradcam import gradcam
 from foveal.explain.occlusion import occlusion
 from foveal.explain.place import fields, on_image, on_prepared, parts
 from foveal.explain.saliency import saliency
-from foveal.structures import Batch
+from foveal.structures import Batch, Label, Objects, Target
 from foveal.system import System, evaluating
 
 # name -> function of (system, prepared images (B, 3, h, w), target, settings ...) that gives maps (B, h', w')
@@ -24,12 +24,13 @@ OF_A_LAYER = {"gradcam"}  # their map has the resolution of a layer, the others'
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where in an image the evidence for a class is.
+    """Where in an image the evidence for a class, or for one detected object, is.
 
     method:      name of the method.
     target:      name of the class.
-    score:       of the target, before any softmax: what the method differentiates or perturbs.
+    score:       of the target: what the method differentiates or perturbs; of a class before any softmax.
     probability: of the target, as `predict` gives it.
+    box:         (4,) of the object, x1, y1, x2, y2 in pixels of the image; None where the target is a class.
     map:         (h, w), what the method found on the prepared image, with its sign, in the method's own resolution.
     place:       (2, 3) float64, from coordinates of the map to pixels of the prepared image, unit (0, 0) being the
                  square from (0, 0) to (1, 1).
@@ -47,12 +48,14 @@ class Explanation:
     heat: Tensor
     image: Tensor = field(repr=False)
     system: System = field(repr=False)
+    aim: Any = field(repr=False)  # the target as `System.score` takes it
+    box: Tensor | None = None
 
     def curves(self, steps: int = 32, randoms: int = 5, seed: int = 0) -> Curves:
         """How the target's probability falls and rises as pixels go and come in the order of the map."""
-        seen = on_prepared(self.map, self.place, self.system.preprocess.size)
         batch = _prepared(self.system, self.image)
-        return measure(self.system, batch, self.target, seen, steps=steps, randoms=randoms, seed=seed)
+        seen = on_prepared(self.map, self.place, _size(batch))
+        return measure(self.system, batch, self.aim, seen, steps=steps, randoms=randoms, seed=seed)
 
     def faithfulness(self, steps: int = 32, randoms: int = 5, seed: int = 0) -> dict[str, float]:
         """Deletion, insertion, both of random maps in the mean, and by how much the map is `better_than_random`."""
@@ -60,30 +63,36 @@ class Explanation:
 
 
 def explain(
-    system: System, image: Tensor, method: str = "occlusion", target: str | None = None, **settings: Any
+    system: System,
+    image: Tensor,
+    method: str = "occlusion",
+    target: str | None = None,
+    object: int | None = None,
+    **settings: Any,
 ) -> Explanation:
-    """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence for a class is.
+    """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence is for a class or, where the
+    system detects, for one of the objects that it finds.
 
     method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency".
-    target:   name of the class; default the one that `system.predict` names.
+    target:   name of the class; default the one that `system.predict` names. Of a detector: only objects of this class.
+    object:   which of the objects that `system.predict` finds; default 1, the most confident.
     settings: of the method: `layer` of gradcam; `window`, `stride` and `baseline` of occlusion.
 
-    Raises InputError for a method, class, setting or image that does not fit, or a system that cannot be explained so.
+    Raises InputError for a method, class, setting or image that does not fit, a system that cannot be explained so, or
+    an object that is not found.
     """
     function, layer = find_method(method, settings), _layer(system, method, settings)
     if layer is not None:
         settings = {**settings, "layer": layer}
-    _check(system, image, target)
-    prediction: Any = system.predict([image])[0]
+    _check(image)
     batch = _prepared(system, image)
-    index = int(prediction.label) if target is None else system.labels.index(target)
-    target = system.labels[index]
-    found = function(system, batch.images, target, **settings)[0].detach().cpu()
+    aim = _aim(system, system.predict([image])[0], batch, target, object)
+    found = function(system, batch.images, aim.target, **settings)[0].detach().cpu()
     if not torch.isfinite(found).all():
         raise InputError(f"{_name(system)} cannot be explained: its scores are not finite")
     with evaluating(system):
-        score = system.score(batch.images, target)
-    size, units = system.preprocess.size, (found.shape[0], found.shape[1])
+        score = system.score(batch.images, aim.target)
+    size, units = _size(batch), (found.shape[0], found.shape[1])
     place = parts(units, size) if layer is None else fields(system, layer, units, size)
     height, width = image.shape[-2:]
     heat = on_image(
@@ -91,15 +100,60 @@ def explain(
     )
     return Explanation(
         method=method,
-        target=target,
+        target=aim.name,
         score=float(score),
-        probability=float(prediction.scores[index]),
+        probability=aim.probability,
         map=found,
         place=place,
         heat=(heat / heat.max().clamp(min=torch.finfo(heat.dtype).tiny)).to(found),
         image=image,
         system=system,
+        aim=aim.target,
+        box=aim.box,
     )
+
+
+class _Aim(NamedTuple):
+    """What is explained: as `System.score` takes it, by its name, how sure the system is of it, and where it is."""
+
+    target: Any
+    name: str
+    probability: float
+    box: Tensor | None = None
+
+
+def _aim(system: System, prediction: Target, batch: Batch, target: str | None, object: int | None) -> _Aim:
+    if isinstance(prediction, Objects):
+        return _found(system, prediction, batch, target, object)
+    if not isinstance(prediction, Label) or prediction.scores is None:
+        raise InputError(
+            f"{_name(system)} is a system to {system.task}; explanations are of systems to classify and to detect"
+        )
+    if object is not None:
+        raise InputError(
+            f"object has no effect: {_name(system)} names a class for the whole image and finds no objects"
+        )
+    index = int(prediction.label) if target is None else system.index(target)
+    return _Aim(system.labels[index], system.labels[index], float(prediction.scores[index]))
+
+
+def _found(system: System, found: Objects, batch: Batch, target: str | None, object: int | None) -> _Aim:
+    """One of the objects that were found, most confident first."""
+    if target is not None:
+        index, others = system.index(target), [system.labels[i] for i in found.labels.unique().tolist()]
+        found = found[found.labels == index]
+        if not len(found):
+            but = f", but {few(others, 6)}" if others else ""
+            raise InputError(f"{_name(system)} finds no {target!r} in this image{but}: there is no object to explain")
+    if not len(found):
+        raise InputError(f"{_name(system)} finds nothing in this image: there is no object to explain")
+    number = 1 if object is None else object
+    if not 1 <= number <= len(found):
+        raise InputError(f"object is from 1 to {len(found)}, the objects found in this image, not {number}")
+    one = found[number - 1]
+    assert one.scores is not None
+    seen = Objects(one.boxes, one.labels).warp(batch.affines[0], _size(batch))
+    return _Aim(seen, system.labels[int(one.labels[0])], float(one.scores[0]), one.boxes[0].cpu())
 
 
 def find_method(method: str, settings: Iterable[str]) -> Callable[..., Tensor]:
@@ -124,11 +178,7 @@ def _layer(system: System, method: str, settings: Mapping[str, Any]) -> str | No
         raise InputError(f"{error}; {others} look at no layer") from None
 
 
-def _check(system: System, image: Tensor, target: str | None) -> None:
-    if system.task != "classify":
-        raise InputError(f"{_name(system)} is a system to {system.task}; explanations are of systems to classify")
-    if target is not None and target not in system.labels:
-        raise InputError(f"unknown class {target!r}{nearest(target, system.labels)}")
+def _check(image: Tensor) -> None:
     if image.ndim != 3 or len(image) != 3 or not (image.dtype == torch.uint8 or image.is_floating_point()):
         raise InputError(f"an image is (3, height, width), uint8 or float, not {image.dtype} {tuple(image.shape)}")
 
@@ -136,6 +186,11 @@ def _check(system: System, image: Tensor, target: str | None) -> None:
 def _prepared(system: System, image: Tensor) -> Batch:
     """What `predict` gives to the network."""
     return system.preprocess.batch([image]).to(system.device)
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """Height and width of the prepared images."""
+    return batch.images.shape[-2], batch.images.shape[-1]
 
 
 def _name(system: System) -> str:

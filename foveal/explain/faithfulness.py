@@ -1,7 +1,8 @@
 """Faithfulness: Petsiuk, Das and Saenko 2018, "RISE", arXiv:1806.07421, section 3.3: deletion and insertion.
 
 Pixels go away in the order of the map, the highest first; if the map is right, the target's probability soon falls.
-They come into a blurred image in the same order; if the map is right, the probability soon rises.
+They come into a blurred image in the same order; if the map is right, the probability soon rises. Of a detected object
+it is what `Detector.score` gives: the probability of its class in the box that fits its own best, times their IoU.
 
     deletion, insertion = area under probability against the share of pixels, in [0, 1]
     faithfulness = insertion - deletion
@@ -13,7 +14,7 @@ Departs from the paper: pixels become the mean colour rather than black, and the
 wide, so that nothing can be recognised in small images either.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ PIXELS = 2**19  # of the images that go through the network together
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The target's probability after each step. R random maps, S steps.
+    """How sure the system is of the target after each step. R random maps, S steps.
 
     share:            (S + 1,) of the pixels that are deleted, or inserted.
     deletion, insertion:               (S + 1,) in the order of the map.
@@ -54,9 +55,10 @@ class Curves:
 
 
 def measure(
-    system: System, batch: Batch, target: str, map: Tensor, *, steps: int = 32, randoms: int = 5, seed: int = 0
+    system: System, batch: Batch, target: Any, map: Tensor, *, steps: int = 32, randoms: int = 5, seed: int = 0
 ) -> Curves:
-    """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch."""
+    """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch; target: as
+    `System.confidence` takes it."""
     image = batch.images[0]
     blank, blurred = mean_colour(system).to(image).view(3, 1, 1), blur(image)
     deleted, inserted = [], []
@@ -64,20 +66,17 @@ def measure(
         rank = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
         counts = torch.arange(steps + 1) * rank.numel() // steps  # pixels that each step has changed
         changed = (rank < counts[:, None, None])[:, None].to(image.device)  # (S + 1, 1, h, w)
-        deleted.append(_probability(system, batch, target, torch.where(changed, blank, image)))
-        inserted.append(_probability(system, batch, target, torch.where(changed, image, blurred)))
+        deleted.append(_confidence(system, target, torch.where(changed, blank, image)))
+        inserted.append(_confidence(system, target, torch.where(changed, image, blurred)))
     share = torch.linspace(0, 1, steps + 1)
     return Curves(share, deleted[0], inserted[0], torch.stack(deleted[1:]), torch.stack(inserted[1:]))
 
 
-def _probability(system: System, batch: Batch, target: str, images: Tensor) -> Tensor:
-    """(N,): the target's probability, as predictions have it, for versions (N, 3, h, w) of the batch's one image."""
-    index, found = system.labels.index(target), list[Tensor]()
+def _confidence(system: System, target: Any, images: Tensor) -> Tensor:
+    """(N,): how sure the system is of the target in each version (N, 3, h, w) of one image."""
+    parts = images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1])))
     with evaluating(system):
-        for part in images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1]))):
-            labels: Any = system.decode(system(part), replace(batch, images=part))
-            found += [label.scores[index] for label in labels]
-    return torch.stack(found).cpu()
+        return torch.cat([system.confidence(part, target) for part in parts]).cpu()
 
 
 def random_like(map: Tensor, count: int, seed: int) -> Tensor:

@@ -21,6 +21,9 @@ class Evaluator(Protocol):
 
     criteria: tuple[tuple[str, str], ...]
 
+    def asks(self, truth: Any) -> bool:
+        """Whether a truth holds something that the figures are computed from."""
+
     def update(self, system: Any, batch: Batch, truths: Sequence[Any]) -> None:
         """Take in one prepared batch; `truths` are its targets in pixels of the original images."""
 

@@ -23,6 +23,9 @@ class ClassifyEvaluator:
         self.in_top5 = 0
         self.total_loss: float | None = None
 
+    def asks(self, truth: Label) -> bool:
+        return True
+
     def update(self, system: Any, batch: Batch, truths: Sequence[Label]) -> None:
         heads = system.heads(batch.images)
         scores = heads["class"]

@@ -229,6 +229,11 @@ class DetectEvaluator:
         self.predictions: list[Objects] = []
         self.truths: list[Objects] = []
 
+    def asks(self, truth: Objects) -> bool:
+        """Whether there is an object in it that is not a crowd, nor too difficult."""
+        excluded = [flags for flags in (truth.crowd, truth.ignored) if flags is not None]
+        return not torch.stack([torch.zeros_like(truth.labels, dtype=torch.bool), *excluded]).any(0).all()
+
     def update(self, system: Any, batch: Batch, truths: Sequence[Objects]) -> None:
         self.predictions += [_slim(objects) for objects in system.decode(system.outputs(batch), batch)]
         self.truths += [_slim(objects) for objects in truths]

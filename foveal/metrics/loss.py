@@ -18,6 +18,9 @@ class LossEvaluator:
         self.sums: dict[str, float] = defaultdict(float)
         self.count = 0
 
+    def asks(self, truth: Target | None) -> bool:
+        return True
+
     def update(self, system: Any, batch: Batch, truths: Sequence[Target]) -> None:
         for player in self.players:
             prefix = f"{player}_" if len(self.players) > 1 else ""

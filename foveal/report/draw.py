@@ -78,6 +78,7 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
     """A matplotlib figure: the image, the heat over it, and the curves of deletion and insertion beside random ones."""
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     image, heat = small(to_float(found.image)).permute(1, 2, 0).clamp(0, 1).cpu(), small(found.heat[None])[0]
     height = 0.8 + 3.4 * min(max(image.shape[0] / image.shape[1], 0.85), 1.5)
@@ -88,13 +89,19 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
         axis.set_yticks([])
     left.imshow(image.numpy(), interpolation="nearest")
     name = _short(found.target, 32)
+    this, sure = (name, "") if found.box is None else (f"this {name}", f" ({found.probability:.2f})")
     left.set_title(f"{name}\nprobability {found.probability:.3f}", fontsize=11, parse_math=False)
     middle.imshow(_grey(image).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     colours = ListedColormap(_heat_colours())
     shown = middle.imshow(heat.numpy(), cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     bar = figure.colorbar(shown, ax=(left, middle), fraction=0.03, label="evidence, share of the highest")
     bar.ax.set_facecolor("0.4")
-    middle.set_title(f"evidence for {name}\nby {found.method}", fontsize=11, parse_math=False)
+    middle.set_title(f"evidence for {this}{sure}\nby {found.method}", fontsize=11, parse_math=False)
+    if found.box is not None:
+        x1, y1, x2, y2 = (found.box * image.shape[1] / found.image.shape[-1] - 0.5).tolist()
+        for axis in (left, middle):
+            for width, colour in ((4, "black"), (2, "white")):  # seen on any ground
+                axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=width, edgecolor=colour))
 
     figures = curves.figures()
     for kind, colour in (("insertion", "tab:green"), ("deletion", "tab:red")):
@@ -104,7 +111,7 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
         label = f"random maps: {figures[f'random_{kind}']:.2f}"
         right.plot(curves.share, randoms.mean(0), color=colour, linewidth=1, linestyle="--", label=label)
     right.set(xlim=(0, 1), ylim=(-0.02, 1.02), xlabel="share of the pixels, highest evidence first")
-    right.set_ylabel(f"probability of {name}", parse_math=False)
+    right.set_ylabel(f"probability of {this}", parse_math=False)
     gain = f"{figures['better_than_random']:+.2f} against random maps"
     right.set_title(f"faithfulness (insertion - deletion)\n{gain}", fontsize=11)
     # Below the axes: the curves may run anywhere in them.

@@ -22,9 +22,11 @@ def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers:
 
     Size, normalisation and class order are the system's own; images that do not decode are left out.
 
-    Raises InputError for data of another task, or with classes that the system does not know.
+    Raises InputError for data of another task, with classes that the system does not know, or with nothing to measure.
     """
-    return measure(system, evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)).values
+    loader = evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)
+    check_truths(system, loader.dataset)
+    return measure(system, loader).values
 
 
 def evaluation_loader(
@@ -84,6 +86,17 @@ def check_task(system: System, dataset: Dataset) -> None:
     if system.task != dataset.task:
         name = system.name or type(system).__name__
         raise InputError(f"{name} is a system to {system.task}, but {dataset.source} is data to {dataset.task}")
+
+
+def check_truths(system: System, dataset: Dataset) -> None:
+    """InputError where no figure can be computed on a view: of a detector, where no image shows an object."""
+    judge = evaluator(system)
+    if not any(judge.asks(dataset.target(index)) for index in range(len(dataset))):
+        which = f"the {dataset.split} split" if dataset.split else "it"
+        raise InputError(
+            f"{dataset.source}: no image of {which} shows an object to be found, which {system.task} is measured by: "
+            "put images with objects there, or leave it out"
+        )
 
 
 def default_workers(dataset: Dataset, ranks: Ranks = ALONE) -> int:

@@ -13,7 +13,7 @@ from foveal.system import System
 from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
-from foveal.train.evaluate import check_task, default_workers, evaluation_loader
+from foveal.train.evaluate import check_task, check_truths, default_workers, evaluation_loader
 from foveal.train.teacher import Teacher
 
 
@@ -85,6 +85,8 @@ def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tu
     else:
         train_set = dataset.select("train")
         val_set = dataset.select("val") if "val" in dataset.split_counts() else None
+    if val_set is not None:
+        check_truths(system, val_set)
     if config.patience and val_set is None:
         raise InputError(f"patience has no effect: {dataset.source} has no val split to stop by")
     if config.refit and val_set is None:

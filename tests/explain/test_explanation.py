@@ -14,7 +14,7 @@ from foveal.explain.saliency import saliency
 from foveal.system import Preprocess
 from tests.explain.conftest import build
 from tests.parity.compare import randomise
-from tests.toys import Detector
+from tests.toys import Captioner
 
 METHODS = ("gradcam", "occlusion", "saliency")
 
@@ -165,8 +165,8 @@ def test_systems_and_images_that_cannot_be_explained() -> None:
     with pytest.raises(foveal.InputError, match=r"linear_softmax cannot be explained by .*; occlusion and saliency"):
         foveal.explain(linear, image, "gradcam")
     assert foveal.explain(linear, image).method == "occlusion"
-    with pytest.raises(foveal.InputError, match="Detector is a system to detect"):
-        foveal.explain(Detector(), image)
+    with pytest.raises(foveal.InputError, match="Captioner is a system to caption"):
+        foveal.explain(Captioner(), image)
     for wrong in (image[0], image[:1], image[None], image.long()):
         with pytest.raises(foveal.InputError, match="an image is"):
             foveal.explain(linear, wrong)

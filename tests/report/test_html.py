@@ -23,6 +23,7 @@ from tests.report.page import facts, read, rows, said, section, titles
 from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
 
 OF_CLASSIFIERS = ["Confusion matrix", "Classes", "Worst mistakes"]
+OF_DETECTORS = ["Objects found", "Classes", "Errors", "Worst images"]
 SIGNALS = "Signals by depth"
 OF_ALL = ["Learning curves", "Unreadable files", "Configuration", "Cost", "Environment"]
 
@@ -212,7 +213,7 @@ def test_of_a_split_that_was_learned_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("system", "dataset", "more"),
     [
-        (Detector(), squares(), [SIGNALS]),
+        (Detector(), squares(), [*OF_DETECTORS, SIGNALS]),
         (Gan(), unlabelled(small_digits()), []),
         (Captioner(), brightness(), [SIGNALS]),
         (NearestMean(small_digits().labels), small_digits(), OF_CLASSIFIERS),

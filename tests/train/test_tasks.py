@@ -1,7 +1,7 @@
 """Every kind of system goes through the same train, evaluate, save, load and resume."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import foveal
+from foveal.data.dataset import Dataset
+from foveal.structures import Objects
 from foveal.train import checkpoint
 from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
 
@@ -21,7 +23,8 @@ class Case:
 
 
 CASES = {
-    "detector": Case(Detector, squares, {"corner", "far", "loss"}),
+    # The squares are all small ones.
+    "detector": Case(Detector, squares, {"mAP", "mAP50", "mAP75", "mAPs", "AR1", "AR10", "AR100", "ARs"}),
     "gan": Case(
         Gan,
         lambda: unlabelled(small_digits()),
@@ -147,3 +150,30 @@ def test_images_that_are_too_many_to_keep_are_read_in_each_pass(
     read = foveal.train(foveal.create("perceptron"), data, config(tmp_path / "read"))
     for name, value in kept.system.state_dict().items():
         assert torch.equal(value, read.system.state_dict()[name]), name
+
+
+def emptied(splits: set[int], crowd: bool = False) -> Dataset:
+    """Squares without an object to be found in these splits: none at all, or a crowd."""
+    data = squares()
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+    targets = [
+        (replace(target, crowd=torch.ones(1, dtype=torch.bool)) if crowd else Objects(*none))
+        if split in splits
+        else target
+        for target, split in zip(data.targets, data.splits.tolist(), strict=True)  # type: ignore[arg-type]
+    ]
+    return replace(data, targets=targets)
+
+
+@pytest.mark.parametrize("crowd", [False, True])
+def test_a_split_without_an_object_is_told_before_the_first_step(tmp_path: Path, crowd: bool) -> None:
+    with pytest.raises(foveal.InputError, match="squares: no image of the val split shows an object to be found"):
+        foveal.train(Detector(), emptied({1}, crowd), config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(foveal.InputError, match="no image of the test split shows an object"):
+        foveal.evaluate(Detector(), emptied({2}, crowd))
+
+
+def test_a_training_split_without_an_object_is_learned_from(tmp_path: Path) -> None:
+    run = foveal.train(Detector(), emptied({0}), config(tmp_path / "run", epochs=1))
+    assert set(run.history[-1]["val"]) == CASES["detector"].figures

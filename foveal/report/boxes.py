@@ -1,0 +1,155 @@
+"""Objects drawn on images: boxes with names that can be read, however large or small the image is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+from torch import Tensor
+
+from foveal.structures import Objects, to_float
+
+# Colours that people with any kind of colour vision tell apart: Okabe and Ito 2008, "Color Universal Design".
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+SIDES = (640, 1600)  # of a picture, the longer one: smaller images are enlarged, larger ones shrunk
+TEXT = 1 / 36  # height of the text as a share of that side
+PIXEL_ART = 64  # sides up to this are enlarged without blur
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A box (x1, y1, x2, y2) in pixels of an image with a text, if there is one, at its upper left corner."""
+
+    box: tuple[float, float, float, float]
+    text: str
+    colour: str
+    dashed: bool = False
+
+
+def draw_objects(image: Tensor, objects: Objects, labels: Sequence[str]) -> Tensor:
+    """An image (3, H, W), uint8 or float in [0, 1], as a picture (3, H', W') uint8 with all objects on it: a colour a
+    class, the names with their scores; crowds, and what is too difficult to ask for, in dashes."""
+    return draw_marks(image, marks(objects, labels))
+
+
+def marks(objects: Objects, labels: Sequence[str]) -> list[Mark]:
+    """A mark for each object, in its class's colour."""
+    found = []
+    for row, (box, label) in enumerate(zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True)):
+        flags = {"crowd": objects.crowd, "ignored": objects.ignored}
+        said = [f"({word})" for word, values in flags.items() if values is not None and bool(values[row])]
+        score = [] if objects.scores is None else [f"{float(objects.scores[row]):.2f}"]
+        text = " ".join([labels[label], *said, *score])
+        found.append(Mark(tuple(box), text, PALETTE[label % len(PALETTE)], bool(said)))
+    return found
+
+
+def draw_marks(
+    image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SIDES, text: float = TEXT
+) -> Tensor:
+    """An image (3, H, W) as a picture (3, H', W') uint8, its longer side within `sides`, with the first marks on top.
+
+    text: height of letters as a share of the longer side.
+    """
+    pixels = (to_float(image).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    height, width = pixels.shape[:2]
+    scale = min(max(1.0, sides[0] / max(height, width)), sides[1] / max(height, width))
+    if scale > 1 and max(height, width) <= PIXEL_ART:
+        scale = float(round(scale))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+    way = Image.Resampling.NEAREST if max(height, width) <= PIXEL_ART else Image.Resampling.BICUBIC
+    picture = Image.fromarray(pixels)
+    picture = picture if picture.size == size else picture.resize(size, way)
+    draw, side = ImageDraw.Draw(picture), max(size)
+    font, thick = _font(max(10, round(text * side))), max(2, round(side / 240))
+    places = [_within(mark.box, scale, size, thick) for mark in marks]
+    for mark, place in reversed([*zip(marks, places, strict=True)]):
+        _outline(draw, place, mark, thick)
+    taken: list[tuple[float, ...]] = []
+    for mark, place in zip(marks, places, strict=True):  # the first have the choice of where their texts stand
+        if mark.text:
+            taken.append(_write(draw, place, mark, font, size, taken))
+    return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
+
+
+@cache
+def _font(height: int) -> Any:
+    """The letters of matplotlib's own figures, which know most alphabets that have no ideograms."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height)
+
+
+def _within(
+    box: Sequence[float], scale: float, size: tuple[int, int], thick: int
+) -> tuple[float, float, float, float]:
+    """A box in pixels of the picture, no smaller than its own line, and inside."""
+    limits = [side - 1 for side in size]
+    x1, y1 = (min(max(0.0, scale * value), limit - thick) for value, limit in zip(box[:2], limits, strict=True))
+    x2, y2 = (
+        min(max(scale * value - 1, low + thick), limit)
+        for value, low, limit in zip(box[2:], (x1, y1), limits, strict=True)
+    )
+    return max(x1, 0.0), max(y1, 0.0), max(x2, 0.0), max(y2, 0.0)
+
+
+def _outline(draw: Any, place: tuple[float, float, float, float], mark: Mark, thick: int) -> None:
+    """The box, between two thin black lines, so that it is seen on any ground."""
+    x1, y1, x2, y2 = place
+    if mark.dashed:
+        _dashes(draw, place, mark.colour, thick)
+        return
+    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black", width=thick + 2)
+    draw.rectangle((x1, y1, x2, y2), outline=mark.colour, width=thick)
+
+
+def _dashes(draw: Any, place: tuple[float, float, float, float], colour: str, thick: int) -> None:
+    """Dashes with black between them."""
+    x1, y1, x2, y2 = place
+    draw.rectangle(place, outline="black", width=thick)
+    step = 4 * thick
+    for start in np.arange(x1, x2, 2 * step).tolist():
+        end = min(start + step, x2)
+        draw.rectangle((start, y1, end, y1 + thick - 1), fill=colour)
+        draw.rectangle((start, y2 - thick + 1, end, y2), fill=colour)
+    for start in np.arange(y1, y2, 2 * step).tolist():
+        end = min(start + step, y2)
+        draw.rectangle((x1, start, x1 + thick - 1, end), fill=colour)
+        draw.rectangle((x2 - thick + 1, start, x2, end), fill=colour)
+
+
+def _write(
+    draw: Any,
+    place: tuple[float, float, float, float],
+    mark: Mark,
+    font: Any,
+    size: tuple[int, int],
+    taken: Sequence[tuple[float, ...]],
+) -> tuple[float, float, float, float]:
+    """The text on a ground of the mark's colour, where it covers no other text if there is such a place; its place."""
+    x1, y1, x2, y2 = place
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
+    pad = max(2, round(font.size / 5))
+    while len(text) > 4 and font.getlength(text) + 2 * pad > size[0]:
+        text = text[:-2] + "…"
+    ascent, descent = font.getmetrics()
+    width, height = font.getlength(text) + 2 * pad, ascent + descent + pad
+    # Above the box, below it, inside it at the top and the bottom; at its left end, then at its right.
+    corners = [(x, y) for y in (y1 - height, y2 + 1, y1, y2 - height) for x in (x1, x2 - width)]
+    fits = [(x, y) for x, y in corners if y >= 0 and y + height <= size[1]] or [(x1, y1)]
+    spots = [(min(max(0.0, x), size[0] - width), min(max(0.0, y), size[1] - height)) for x, y in fits]
+    areas = [(max(x, 0.0), max(y, 0.0), x + width, y + height) for x, y in spots]
+    chosen = next((area for area in areas if not any(_overlap(area, other) for other in taken)), areas[0])
+    red, green, blue = ImageColor.getrgb(mark.colour)[:3]
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
+    draw.rectangle(chosen, fill=mark.colour, outline="black")
+    draw.text((chosen[0] + pad, chosen[1] + pad / 2), text, fill=ink, font=font)
+    return chosen
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

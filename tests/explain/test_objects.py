@@ -1,0 +1,142 @@
+"""Explanations of detected objects: what is found, of which object, and that its map lies on it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import foveal
+from foveal.detect.detector import Candidates, Detector, DetectorSpec
+from foveal.explain.occlusion import occlusion
+from foveal.structures import Objects
+from foveal.system import Preprocess
+from tests.parity.compare import randomise, relative_error
+from tests.toys import Detector as Learner
+
+METHODS = ("gradcam", "occlusion", "saliency")
+
+
+class Looker(Detector):
+    """Finds red and green squares of 8 x 8 pixels by the mean of that colour, and knows nothing else of them."""
+
+    def __init__(self, rule: Any = "fit", labels: tuple[str, ...] = ("red", "green")) -> None:
+        preprocess = Preprocess((32, 32), rule, 1.0, (0.0,) * 3, (1.0,) * 3)
+        super().__init__(DetectorSpec(labels, preprocess, score_threshold=0.3))
+        self.look = nn.AvgPool2d(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.look(self.normalize(images))[:, :2]
+
+    def candidates(self, outputs: Tensor) -> list[Candidates]:
+        y, x = torch.meshgrid(*(4.0 * torch.arange(n) for n in outputs.shape[-2:]), indexing="ij")
+        boxes = torch.stack([x, y, x + 8, y + 8], -1).view(-1, 1, 4)
+        return [Candidates(boxes, (20 * (one - 0.6)).sigmoid().flatten(1).T) for one in outputs]
+
+    @property
+    def explained_layer(self) -> str:
+        return "look"
+
+
+RED, GREEN = (4, 8, 12, 16), (20, 16, 28, 24)
+
+
+def image(height: int = 32, width: int = 32) -> Tensor:
+    """A green square, and a red one that is darker."""
+    pixels = torch.zeros(3, height, width)
+    for box, channel, level in ((RED, 0, 0.8), (GREEN, 1, 1.0)):
+        x1, y1, x2, y2 = box
+        pixels[channel, y1:y2, x1:x2] = level
+    return pixels
+
+
+def inside(heat: Tensor, box: tuple[int, ...], margin: int = 0) -> float:
+    x1, y1, x2, y2 = box
+    part = heat[max(0, y1 - margin) : y2 + margin, max(0, x1 - margin) : x2 + margin]
+    return float(part.sum() / heat.sum())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("words", "name", "box"),
+    [
+        ({}, "green", GREEN),
+        ({"object": 1}, "green", GREEN),
+        ({"object": 2}, "red", RED),
+        ({"target": "red"}, "red", RED),
+        ({"target": "red", "object": 1}, "red", RED),
+    ],
+)
+def test_the_map_lies_on_the_object(method: str, words: dict[str, Any], name: str, box: tuple[int, ...]) -> None:
+    system = Looker()
+    found = foveal.explain(system, image(), method, **words)
+    prediction: Any = system.predict([image()])[0]
+    row = 1 if name == "red" else 0
+    assert found.target == name == system.labels[int(prediction.labels[row])]
+    assert found.box is not None
+    assert found.box.tolist() == pytest.approx(list(box))
+    assert found.probability == float(prediction.scores[row])
+    assert found.score == pytest.approx(found.probability, rel=1e-5)
+    assert inside(found.heat, box, 3) > 0.9  # of the image, that is a fifth
+    assert inside(found.heat, box) > 0.4
+    curves = found.curves(steps=8, randoms=3)
+    assert float(curves.deletion[0]) == pytest.approx(found.probability, rel=1e-5)
+    assert float(curves.insertion[-1]) == pytest.approx(found.probability, rel=1e-5)
+    assert curves.figures()["better_than_random"] > 0.1
+
+
+@pytest.mark.parametrize("rule", ["fit", "bound", "squash"])
+def test_box_and_map_are_on_the_image_itself(rule: Any) -> None:
+    whole, box = torch.zeros(3, 32, 64), (32, 8, 48, 24)  # prepared at half its size, or narrower
+    whole[0, 8:24, 32:48] = 1
+    found = foveal.explain(Looker(rule), whole, "saliency")
+    assert found.box is not None
+    if rule == "squash":  # the square is half as wide there, and its box as wide again
+        assert inside(found.heat, box, 8) > 0.9
+        return
+    assert found.box.tolist() == pytest.approx(list(box))
+    assert found.heat.shape == (32, 64)
+    assert inside(found.heat, box, 2) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words", "told"),
+    [
+        (torch.zeros(3, 32, 32), {}, "Looker finds nothing in this image: there is no object to explain"),
+        (
+            image() * torch.tensor([0, 1, 0])[:, None, None],
+            {"target": "red"},
+            "finds no 'red' in this image, but green",
+        ),
+        (image(), {"target": "rad"}, "unknown class 'rad'; did you mean red"),
+        (image(), {"object": 3}, "object is from 1 to 2, the objects found in this image, not 3"),
+        (image(), {"object": 0}, "object is from 1 to 2"),
+        (image(), {"target": "red", "object": 2}, "object is from 1 to 1"),
+    ],
+)
+def test_what_is_not_there(pixels: Tensor, words: dict[str, Any], told: str) -> None:
+    with pytest.raises(foveal.InputError, match=told):
+        foveal.explain(Looker(), pixels, **words)
+
+
+def test_a_classifier_has_no_objects() -> None:
+    with pytest.raises(foveal.InputError, match="object has no effect: lenet names a class for the whole image"):
+        foveal.explain(foveal.create("lenet"), torch.rand(3, 32, 32), object=1)
+
+
+def test_occlusion_of_an_object_is_the_loop() -> None:
+    # A network whose maps change in a rectangle only, so that the quick way through it is taken.
+    system: Any = randomise(Learner()).double()
+    draw = torch.Generator().manual_seed(0)
+    pixels = torch.rand(1, 3, 24, 24, dtype=torch.float64, generator=draw)
+    target = Objects(torch.tensor([[6.0, 6.0, 15.0, 14.0]]), torch.tensor([0]))
+    score, drops = system.score(pixels, target), torch.zeros(24, 24, dtype=torch.float64)
+    covered = torch.zeros(24, 24, dtype=torch.float64)
+    for y in range(0, 24, 4):
+        for x in range(0, 24, 4):
+            hidden = pixels.clone()
+            hidden[:, :, y : y + 4, x : x + 4] = 0
+            drops[y : y + 4, x : x + 4] += (score - system.score(hidden, target)).item()
+            covered[y : y + 4, x : x + 4] += 1
+    assert drops.abs().max() > 0
+    assert relative_error(occlusion(system, pixels, target, 4, 4)[0], drops / covered) < 1e-9
