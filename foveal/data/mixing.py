@@ -87,6 +87,7 @@ class Mosaic:
         if not batch.targets or not isinstance(batch.targets[0], Objects):
             raise InputError("mosaic has no effect on images without objects")
         images, targets = batch.images.clone(), list(batch.targets)
+        affines, sizes = batch.affines.clone(), batch.sizes.clone()
         for i in np.flatnonzero(rng.random(len(batch)) < self.p).tolist():
             parts = []
             for k, (rows, columns) in enumerate(_tiles(images.shape[2], images.shape[3], rng)):
@@ -101,7 +102,10 @@ class Mosaic:
                 # First into the tile, which cuts what lies beyond it, then with the tile to its place.
                 parts.append(objects.warp(tile, (height, width)).warp(place, (images.shape[2], images.shape[3])))
             targets[i] = _joined(parts)
-        return replace(batch, images=images, targets=tuple(targets))
+            # What a mosaic is made of has no one place in it: it is an original of its own, without padding.
+            affines[i] = torch.eye(2, 3)
+            sizes[i] = torch.tensor(images.shape[2:])
+        return replace(batch, images=images, targets=tuple(targets), affines=affines, sizes=sizes)
 
 
 def _tiles(height: int, width: int, rng: np.random.Generator) -> list[tuple[slice, slice]]:
