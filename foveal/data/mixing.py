@@ -103,8 +103,8 @@ class Mosaic:
                 parts.append(objects.warp(tile, (height, width)).warp(place, (images.shape[2], images.shape[3])))
             targets[i] = _joined(parts)
             # What a mosaic is made of has no one place in it: it is an original of its own, without padding.
-            affines[i] = torch.eye(2, 3)
-            sizes[i] = torch.tensor(images.shape[2:])
+            affines[i] = torch.eye(2, 3, device=affines.device)
+            sizes[i] = sizes.new_tensor(images.shape[2:])
         return replace(batch, images=images, targets=tuple(targets), affines=affines, sizes=sizes)
 
 
