@@ -164,7 +164,8 @@ def hierarchy(image: np.ndarray, labels: np.ndarray, edges: Edges) -> tuple[np.n
         colour = np.minimum(histogram[a], histogram[b]).sum(-1)
         both, box = size[a] + size[b], np.minimum(sides[a], sides[b])
         around = (box[:, 2] + box[:, 0]) * (box[:, 3] + box[:, 1])
-        return (colour + (1 - both / total) + (1 - (around - both) / total)).tolist()
+        # Rounded so that those which are equal by the formula are equal here.
+        return (colour + (1 - both / total) + (1 - (around - both) / total)).round(9).tolist()
 
     ends = np.stack([flat[edges[0]], flat[edges[1]]])
     pairs = np.unique(np.sort(ends[:, ends[0] != ends[1]], 0), axis=1)

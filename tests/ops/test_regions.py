@@ -167,13 +167,13 @@ def slow_hierarchy(image: np.ndarray, labels: np.ndarray) -> list[tuple[list[int
     def similarity(a: np.ndarray, b: np.ndarray) -> float:
         x1, y1, x2, y2 = box(a | b)
         size, filled = (a.sum() + b.sum()) / a.size, ((x2 - x1) * (y2 - y1) - a.sum() - b.sum()) / a.size
-        return float(np.minimum(histogram(a), histogram(b)).sum() + 1 - size + 1 - filled)
+        return round(float(np.minimum(histogram(a), histogram(b)).sum() + 1 - size + 1 - filled), 9)
 
     live = [(labels == k, int(labels.max()) + 1) for k in range(labels.max() + 1)]
     done = []
     while len(live) > 1:
         pairs = [(i, j) for i in range(len(live)) for j in range(i) if touch(live[i][0], live[j][0])]
-        i, j = max(pairs, key=lambda pair: similarity(live[pair[0]][0], live[pair[1]][0]))
+        i, j = max(pairs, key=lambda pair: (similarity(live[pair[0]][0], live[pair[1]][0]), -pair[1], -pair[0]))
         one, other, left = live[i], live[j], len(live) - 1
         done += [(box(mask), np.log((made + 1) / (left + 1))) for mask, made in (one, other)]
         live = [part for k, part in enumerate(live) if k not in (i, j)] + [(one[0] | other[0], left)]
