@@ -1,9 +1,10 @@
 """Arbitrary bytes where files are read: a result or an InputError of one line, at once, in little memory.
 
-112,000 inputs in all, the same in each run. Memory is bounded by the operating system's limit on the address space of
+104,000 inputs in all, the same in each run. Memory is bounded by the operating system's limit on the address space of
 this process, so that an allocation beyond the bound fails, and an InputError that stands for such a failure is no pass.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -254,7 +255,7 @@ def changed_json(draw: Any, original: Any) -> bytes:
         while place:
             key = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
             if not isinstance(place[key], dict | list) or draw(st.integers(0, 3)) == 0:
-                place[key] = draw(st.sampled_from(ODD))
+                place[key] = copy.deepcopy(draw(st.sampled_from(ODD)))  # what follows may change it
                 break
             place = place[key]
     return json.dumps(document).encode()
@@ -295,7 +296,7 @@ def test_coco_files(tmp_path: Path) -> None:
     inputs = st.one_of(changed_json(document), changed_json(document), damaged([plain]), st.binary(max_size=60))
     (tmp_path / "val.json").write_bytes(plain)
     assert len(load_dataset(tmp_path)) == 2
-    read_annotations(tmp_path, tmp_path / "val.json", inputs, 3_000)
+    read_annotations(tmp_path, tmp_path / "val.json", inputs, 1_000)
 
 
 def test_voc_files(tmp_path: Path) -> None:
@@ -304,7 +305,7 @@ def test_voc_files(tmp_path: Path) -> None:
         voc(tmp_path / "val" / f"{number}.xml", [("cat", 1, 1, 4, 4), ("dog", 2, 2, 8, 6, True)], (8, 6))
     file = tmp_path / "val" / "0.xml"
     inputs = st.one_of(damaged([file.read_bytes()]), st.binary(max_size=60))
-    read_annotations(tmp_path, file, inputs, 3_000)
+    read_annotations(tmp_path, file, inputs, 1_000)
 
 
 YAML = [
@@ -340,12 +341,12 @@ def test_yolo_files(tmp_path: Path) -> None:
     labels.write_text("")
     whole = [b"val: images/val\nnames:\n  0: 'cat'\n  1: dog\n", b'nc: 2\nnames: [cat, "dog"] # two\n']
     lines = st.lists(st.sampled_from(YAML), max_size=20).map(lambda words: "names" + "".join(words))
-    read_annotations(tmp_path, names, st.one_of(damaged(whole), lines.map(str.encode), st.binary(max_size=40)), 3_000)
+    read_annotations(tmp_path, names, st.one_of(damaged(whole), lines.map(str.encode), st.binary(max_size=40)), 1_000)
     names.write_bytes(whole[0])
     objects = b"0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.5 0.1 0.5 0.9\n"
     words = st.lists(st.sampled_from([*"01.- \n\n", " ", "nan", "1e400", "0.5 ", "-1 "]), max_size=30)
     inputs = st.one_of(damaged([objects]), words.map("".join).map(str.encode), st.binary(max_size=40))
-    read_annotations(tmp_path, labels, inputs, 3_000)
+    read_annotations(tmp_path, labels, inputs, 1_000)
 
 
 # --- Checkpoints -----------------------------------------------------------------------------------------------------
