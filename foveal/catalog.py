@@ -56,6 +56,9 @@ FAMILIES = {
     "detect.faster_rcnn:FasterRCNN": "fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_c4 "
     "fasterrcnn_efficientnet_lite0_fpn faster_rcnn_nano",
     "detect.detr:DETR": "detr_resnet50 detr_resnet101",
+    "detect.fast_rcnn:FastRCNN": "fast_rcnn_vgg16 fast_rcnn_nano",
+    "detect.rcnn:RCNN": "rcnn_vgg16 rcnn_nano",
+    "detect.sliding_window:SlidingWindow": "sliding_window sliding_window_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 
