@@ -51,6 +51,7 @@ FAMILIES = {
     "mixer_nano",
     "detect.retinanet:RetinaNet": "retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 retinanet_efficientnet_lite0_fpn "
     "retinanet_nano",
+    "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

@@ -1,7 +1,7 @@
 """RetinaNet: every place of a pyramid says for each of nine anchors what it shows and how the box lies to it.
 
-Lin, Goyal, Girshick, He and Dollar 2017, "Focal loss for dense object detection", arXiv:1708.02002. Of a hundred thousand
-anchors a handful holds an object; the focal loss keeps the others, which are easy, from drowning these.
+Lin, Goyal, Girshick, He and Dollar 2017, "Focal loss for dense object detection", arXiv:1708.02002. Of a hundred
+thousand anchors a handful holds an object; the focal loss keeps the others, which are easy, from drowning these.
 
 Departs from the paper as torchvision's weights do: the coarsest maps are made of P5 (`extra="convolve_input"` is the
 paper's and that of v2), boxes are learned by the L1 distance rather than its smooth form, anchors are rounded to whole
