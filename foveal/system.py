@@ -47,7 +47,7 @@ class Preprocess:
         return torch.tensor([[columns / width, 0, -left], [0, rows / height, -top]], dtype=torch.float64)
 
     def apply(self, image: Tensor) -> Tensor:
-        """(3, H, W) uint8 or float in [0, 1] -> (3, *size), same type; with "bound" of a size that the image decides."""
+        """(3, H, W) uint8 or float in [0, 1] -> (3, *size), same type; with "bound" the image decides of what size."""
         (rows, columns), top, left, (height, width) = self._placement(*image.shape[-2:])
         image = resize(image, (rows, columns), self.interpolation)[:, top : top + height, left : left + width]
         return self.padded(image, (height, width))
@@ -78,7 +78,7 @@ class Preprocess:
         )
 
     def _placement(self, height: int, width: int) -> tuple[tuple[int, int], int, int, tuple[int, int]]:
-        """(rows, columns) to resize to, the upper left corner (top, left) of the part that is kept, and the size of what
+        """(rows, columns) to resize to, the upper left corner (top, left) of the part that is kept, and the size that
         the system sees."""
         target_height, target_width = self.size
         if self.resize == "squash":

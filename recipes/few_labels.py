@@ -20,9 +20,10 @@ import foveal
 
 EACH = 100  # training images of a class; a fifth of them choose the epoch
 SIDE = 96  # pixels that the small images are brought to
+ADAMW = foveal.TrainConfig(optimizer="adamw", weight_decay=0.02, batch_size=32, crop_scale=(0.5, 1.0), flip=True)
 SETTINGS = {
-    "package": foveal.TrainConfig(epochs=8, lr=1e-3, batch_size=32, crop_scale=(0.5, 1.0), layer_decay=0.8),
-    None: foveal.TrainConfig(epochs=30, lr=2e-3, batch_size=32, crop_scale=(0.5, 1.0)),
+    "package": replace(ADAMW, epochs=10, lr=1e-3, layer_decay=0.85),
+    None: replace(ADAMW, epochs=40, lr=2e-3),
 }
 
 

@@ -116,7 +116,7 @@ def tensors(outputs: Any) -> Iterator[torch.Tensor]:
     """All tensors in what `forward` gave, in order."""
     if isinstance(outputs, torch.Tensor):
         yield outputs
-    elif outputs is not None:
+    elif not isinstance(outputs, int | None):
         values = vars(outputs) if is_dataclass(outputs) else outputs
         for value in values.values() if isinstance(values, Mapping) else values:
             yield from tensors(value)

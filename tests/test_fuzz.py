@@ -1,9 +1,10 @@
 """Arbitrary bytes where files are read: a result or an InputError of one line, at once, in little memory.
 
-100,000 inputs in all, the same in each run. Memory is bounded by the operating system's limit on the address space of
+104,000 inputs in all, the same in each run. Memory is bounded by the operating system's limit on the address space of
 this process, so that an allocation beyond the bound fails, and an InputError that stands for such a failure is no pass.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -26,9 +27,10 @@ from safetensors.torch import save
 import foveal
 from foveal import weights
 from foveal.data import image
-from foveal.data.sources import load_dataset
+from foveal.data.sources import load_dataset, survey
 from foveal.errors import InputError
 from foveal.train import checkpoint
+from tests.data.annotated import coco, voc
 
 PATIENCE = 5.0  # seconds of processor time for one input
 MAX_PIXELS = 2**20  # lowered from 2**27, so that what an image may take is small beside what tests take anyhow
@@ -218,6 +220,133 @@ def test_csv_files(tmp_path: Path) -> None:
     (tmp_path / "2.png").write_bytes((tmp_path / "0.png").read_bytes())
     run()
     assert not all(results)
+
+
+# --- Annotations of objects ------------------------------------------------------------------------------------------
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    3,
+    2**70,
+    1.5,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "0.jpg",
+    "\ud800",
+    "\0",
+    [],
+    [1],
+    [[]],
+    {},
+]
+
+
+@st.composite
+def changed_json(draw: Any, original: Any) -> bytes:
+    """A document with odd things in place of some of its values."""
+    document = json.loads(json.dumps(original))
+    for _ in range(draw(st.integers(1, 3))):
+        place = document
+        while place:
+            key = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
+            if not isinstance(place[key], dict | list) or draw(st.integers(0, 3)) == 0:
+                place[key] = copy.deepcopy(draw(st.sampled_from(ODD)))  # what follows may change it
+                break
+            place = place[key]
+    return json.dumps(document).encode()
+
+
+def read_annotations(root: Path, file: Path, inputs: Any, count: int) -> None:
+    """Load the folder with each of the inputs as that file, as it is used and as it is checked."""
+    results = []
+
+    def load() -> None:
+        for target in load_dataset(root).targets or ():
+            assert torch.isfinite(target.boxes).all()  # type: ignore[attr-defined]
+
+    @fuzzed(count)
+    @given(inputs)
+    def run(data: bytes) -> None:
+        file.write_bytes(data)
+        results.append(survives(load, TEXT_BOUND))
+        survives(lambda: survey(root), TEXT_BOUND)
+
+    run()
+    assert 0.01 < np.mean(results) < 0.9
+
+
+def small_images(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(2):
+        image.write_image(folder / f"{number}.jpg", torch.full((3, 6, 8), 90 * number, dtype=torch.uint8))
+
+
+def test_coco_files(tmp_path: Path) -> None:
+    small_images(tmp_path)
+    shape = {"segmentation": [[1, 1, 5, 1, 5, 4]], "keypoints": [1, 2, 2], "area": 9.5}
+    code = {"segmentation": {"size": [6, 8], "counts": [3, 4, 41]}, "iscrowd": 1}
+    rows = {"0.jpg": [(2, 1, 1, 4, 3, shape), (7, 0, 0, 3, 3, code)], "1.jpg": [(2, 1, 2, 3, 3)]}
+    document = coco({2: "cat", 7: "dog"}, rows, (8, 6))
+    plain = json.dumps(document).encode()
+    inputs = st.one_of(changed_json(document), changed_json(document), damaged([plain]), st.binary(max_size=60))
+    (tmp_path / "val.json").write_bytes(plain)
+    assert len(load_dataset(tmp_path)) == 2
+    read_annotations(tmp_path, tmp_path / "val.json", inputs, 1_000)
+
+
+def test_voc_files(tmp_path: Path) -> None:
+    small_images(tmp_path / "val")
+    for number in range(2):
+        voc(tmp_path / "val" / f"{number}.xml", [("cat", 1, 1, 4, 4), ("dog", 2, 2, 8, 6, True)], (8, 6))
+    file = tmp_path / "val" / "0.xml"
+    inputs = st.one_of(damaged([file.read_bytes()]), st.binary(max_size=60))
+    read_annotations(tmp_path, file, inputs, 1_000)
+
+
+YAML = [
+    "names",
+    ":",
+    ":",
+    " ",
+    " ",
+    "\n",
+    "\n",
+    "- ",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    "'",
+    '"',
+    "0",
+    "1",
+    "cat",
+    "#",
+    "&",
+    "val",
+    ".",
+]
+
+
+def test_yolo_files(tmp_path: Path) -> None:
+    small_images(tmp_path / "images" / "val")
+    labels, names = tmp_path / "labels" / "val" / "0.txt", tmp_path / "data.yaml"
+    labels.parent.mkdir(parents=True)
+    labels.write_text("")
+    whole = [b"val: images/val\nnames:\n  0: 'cat'\n  1: dog\n", b'nc: 2\nnames: [cat, "dog"] # two\n']
+    lines = st.lists(st.sampled_from(YAML), max_size=20).map(lambda words: "names" + "".join(words))
+    read_annotations(tmp_path, names, st.one_of(damaged(whole), lines.map(str.encode), st.binary(max_size=40)), 1_000)
+    names.write_bytes(whole[0])
+    objects = b"0 0.5 0.5 0.25 0.25\n1 0.1 0.1 0.5 0.1 0.5 0.9\n"
+    words = st.lists(st.sampled_from([*"01.- \n\n", " ", "nan", "1e400", "0.5 ", "-1 "]), max_size=30)
+    inputs = st.one_of(damaged([objects]), words.map("".join).map(str.encode), st.binary(max_size=40))
+    read_annotations(tmp_path, labels, inputs, 1_000)
 
 
 # --- Checkpoints -----------------------------------------------------------------------------------------------------

@@ -43,12 +43,13 @@ class Backbone(nn.Module):
         if frozen_norm:
             freeze_norms(network)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps = []
-        for place, x in enumerate(self.network.maps(x)):
-            if place in self.places:
-                maps.append(x)
-            if place == self.places[-1]:
+    def forward(self, x: Tensor, count: int | None = None) -> list[Tensor]:
+        """The maps, or the first `count` of them alone."""
+        maps, places = [], self.places[:count]
+        for place, found in enumerate(self.network.maps(x)):
+            if place in places:
+                maps.append(found)
+            if place == places[-1]:
                 break
         return maps
 
@@ -64,7 +65,7 @@ class _Maps(nn.Module):
         ran: set[nn.Module] = set()
         handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in self.network.modules()]
         try:
-            return [(x, set(ran)) for x in self.network.maps(x)]
+            return [(found, set(ran)) for found in self.network.maps(x)]
         finally:
             for handle in handles:
                 handle.remove()

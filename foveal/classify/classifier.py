@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError
 from foveal.losses.classification import cross_entropy, distillation, hinge, logistic, squared_error
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System
@@ -153,6 +153,14 @@ class Classifier(Scorer):
     def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The terms of the loss by the labels, from the scores that `heads` gave."""
         return {"class": self.criterion(heads["class"], target_weights(batch.targets, heads["class"]))}
+
+
+def last(maps: Iterator[Tensor]) -> Tensor:
+    """The last of some maps; none of the others is kept."""
+    x = next(maps)
+    for following in maps:
+        x = following
+    return x
 
 
 def target_weights(targets: Sequence[Label], like: Tensor) -> Tensor:

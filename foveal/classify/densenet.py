@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec
+from foveal.classify.classifier import Classifier, ClassifierSpec, last
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.system import Preprocess
@@ -139,8 +139,7 @@ class DenseNet(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.spec.check(tuple(images.shape[2:]))
-        for x in self.maps(self.normalize(images)):
-            pass
+        x = last(self.maps(self.normalize(images)))
         return self.classifier(self.pool(self.activate(x)).flatten(1))
 
     def maps(self, x: Tensor) -> Iterator[Tensor]:

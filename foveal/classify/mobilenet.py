@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec
+from foveal.classify.classifier import Classifier, ClassifierSpec, last
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError
 from foveal.nn.same_padding import SameConv2d
@@ -201,8 +201,7 @@ class MobileNet(Classifier):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        for x in self.maps(self.normalize(images)):
-            pass
+        x = last(self.maps(self.normalize(images)))
         x = self.pool(self.head(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(self.hidden(x)))
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures, last
 from foveal.classify.labels import CIFAR_10, DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.nn.activation import ACTIVATIONS, Activation
@@ -248,8 +248,7 @@ class ResNet(Classifier):
     def forward(self, images: Tensor) -> Tensor:
         if self.spec.norm == "instance":  # a map of one pixel has no variance
             self.check_smallest(images.shape[2:], 2 ** (len(self.spec.depths) - 1) * self.stem_stride + 1)
-        for x in self.maps(self.normalize(images)):
-            pass
+        x = last(self.maps(self.normalize(images)))
         x = self.pool(self.activate(x)).flatten(1)  # (B, C)
         return self.classifier(self.dropout(x))
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, pixel_unshuffle
 
-from foveal.classify.classifier import Classifier, ClassifierSpec
+from foveal.classify.classifier import Classifier, ClassifierSpec, last
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.nn.attention import EncoderBlock, SelfAttention
@@ -200,8 +200,7 @@ class Swin(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_smallest(images.shape[2:], self.spec.patch)
-        for x in self._stages(self.normalize(images)):
-            pass
+        x = last(self._stages(self.normalize(images)))
         return self.classifier(self.norm(x).mean((1, 2)))
 
     def _stages(self, x: Tensor) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
+from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures, last
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.nn.hidden import hidden_classifier
@@ -91,8 +91,7 @@ class VGG(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_smallest(images.shape[2:], self.spec.smallest)
-        for x in self.maps(self.normalize(images)):
-            pass
+        x = last(self.maps(self.normalize(images)))
         return self.classifier(self.pool(x).flatten(1))  # flattened map by map, row by row
 
     def maps(self, x: Tensor) -> Iterator[Tensor]:

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -104,6 +104,19 @@ class ImageArray:
         return self.images[index].numpy().tobytes()
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Targets that know how often they show each class."""
+
+    def counts(self, items: np.ndarray | None, mapping: Tensor | None, num_classes: int) -> np.ndarray:
+        """(num_classes,) how often each class stands in these items (None: all), by its new index under `mapping`."""
+
+
+def count_classes(values: np.ndarray, mapping: Tensor | None, num_classes: int) -> np.ndarray:
+    """(num_classes,) how often each class is among the values, by its new index under `mapping`."""
+    return np.bincount(values if mapping is None else mapping.numpy()[values], minlength=num_classes)
+
+
 class LabelColumn(Sequence[Label]):
     """One class for each image, as one array."""
 
@@ -115,6 +128,9 @@ class LabelColumn(Sequence[Label]):
 
     def __getitem__(self, index: Any) -> Any:
         return Label(torch.tensor(self.values[index]))
+
+    def counts(self, items: np.ndarray | None, mapping: Tensor | None, num_classes: int) -> np.ndarray:
+        return count_classes(self.values if items is None else self.values[items], mapping, num_classes)
 
 
 @dataclass(frozen=True)
@@ -200,18 +216,15 @@ class Dataset:
         return {split: count for split, count in zip(SPLITS, counts, strict=True) if count}
 
     def class_counts(self) -> dict[str, int]:
-        """How many images show each class, in the order of `labels`. For data with one label an image."""
-        if not isinstance(self.targets, LabelColumn):
-            raise InputError(f"{self.source} does not have one class for each image")
-        values = self.targets.values if self.items is None else self.targets.values[self.items]
-        if self.mapping is not None:
-            values = self.mapping.numpy()[values]
-        counts = np.bincount(values, minlength=len(self.labels)).tolist()
+        """How many images are of each class or, in data to detect, how many objects; in the order of `labels`."""
+        if not isinstance(self.targets, Counted):
+            raise InputError(f"{self.source} has no classes that could be counted")
+        counts = self.targets.counts(self.items, self.mapping, len(self.labels)).tolist()
         return dict(zip(self.labels, counts, strict=True))
 
     def absent_classes(self) -> list[str]:
-        """Names of the classes that no image of this view shows, where each has one class."""
-        known = isinstance(self.targets, LabelColumn)
+        """Names of the classes that nothing in this view is of, where it has classes."""
+        known = isinstance(self.targets, Counted)
         return [label for label, count in self.class_counts().items() if not count] if known else []
 
     def relabel(self, labels: Sequence[str]) -> "Dataset":

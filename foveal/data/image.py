@@ -57,6 +57,20 @@ def read_image(source: str | PathLike[str] | bytes) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def image_size(path: str | PathLike[str], *, upright: bool = True) -> tuple[int, int]:
+    """Height and width of an image file from its header alone: as `read_image` gives it or, not upright, as it is
+    stored. Raises ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                width, height = image.size
+                turned = upright and _orientation(image) >= 5
+    except Exception as error:  # from arbitrary bytes a decoder can raise anything
+        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
+    return (width, height) if turned else (height, width)
+
+
 def write_image(path: str | PathLike[str], image: Tensor) -> None:
     """Writes (3, H, W), uint8 or float in [0, 1], in the format of the path's suffix; all of the file or nothing.
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from foveal.data.dataset import Dataset, ImageArray, ImageFiles, Images, LabelColumn
-from foveal.data.sources import image_files, load_dataset
+from foveal.data.files import image_files
+from foveal.data.sources import load_dataset
 from foveal.data.splits import split_by_content
 
 TURNS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")  # no class of a data set is called so

@@ -1,81 +1,65 @@
-"""Data sets by name or path: the built-in ones, a folder for each class, a CSV file."""
+"""Data sets by name or path: the built-in ones, a folder for each class, a CSV file, the layouts of data to detect."""
 
 import csv
 import os
-import re
+import sys
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from foveal.data import coco, voc, yolo
 from foveal.data.builtin import BUILT_IN
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
+from foveal.data.files import SPLIT_NAMES, STRICT, Complaints, image_files, natural, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
-from foveal.data.splits import UNSPLIT, split_by_content
+from foveal.data.objects import CLIPPED
+from foveal.data.splits import UNSPLIT, complete_splits
 from foveal.errors import InputError, nearest
 
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 CSV_COLUMNS = ("path", "label", "split")
-
-
-class Complaints:
-    """What is done about what is wrong with a part of the data: it is an error; or, with a list to collect in, it is
-    noted there and the part left out.
-
-    others: suffix, or name without one -> how many such files were passed over, as those of no image.
-    """
-
-    def __init__(self, collected: list[str] | None = None) -> None:
-        self.collected, self.others = collected, Counter[str]()
-
-    def __call__(self, summary: str, each: Iterable[str] = ()) -> None:
-        """summary: the error. each: what is noted in its place, where that is more than the one thing."""
-        if self.collected is None:
-            raise InputError(summary)
-        self.collected += list(each) or [summary]
-
-    def pass_over(self, name: str) -> None:
-        """Note a file that is none of an image, by its name."""
-        if self.collected is not None:
-            self.others[os.path.splitext(name)[1].lower() or name] += 1
-
-
-STRICT = Complaints()
+Reader = Callable[[Path, Complaints], Dataset]
 
 
 def load_dataset(source: str | PathLike[str], task: str | None = None, split: str | None = None) -> Dataset:
     """The data set at `source`, all of it or one split.
 
-    source: the name of a built-in set; a folder with one folder a class, or with train, val and test folders that have
-            one; a CSV file with columns path, label and, if wanted, split.
+    source: the name of a built-in set. To classify: a folder with one folder a class, or with train, val and test
+            folders that have one; a CSV file with columns path, label and, if wanted, split. To detect: a folder in the
+            layout of COCO, Pascal VOC or YOLO, COCO's JSON file or YOLO's data.yaml.
     task:   the task that the data has to serve; default the one that it does serve.
-    Where nothing names the splits, the content of each image decides (data/splits.py).
+    Where nothing names the splits, the content of each image decides (data/splits.py). Boxes that stick out of their
+    image are clipped, those outside or without area left out; one line on stderr says how many.
 
     Raises InputError, which says what is wrong and where.
     """
-    dataset = _load(os.fspath(source), task, STRICT)
+    complain = Complaints()
+    dataset = _load(os.fspath(source), task, complain)
+    if complain.mended:
+        told = ", ".join(f"{count} {kind}" for kind, count in complain.mended.items())
+        left = "" if set(complain.mended) == {CLIPPED} else "; what lay outside or had no area was left out"
+        sys.stderr.write(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them\n")
     return dataset if split is None else dataset.select(split)
 
 
-def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, list[str], dict[str, int]]:
-    """What can be used of the data set at `source`, if anything; all that is wrong with how it is laid out, of which
-    `load_dataset` raises the first; and, by suffix, how many files were passed over as those of no image.
+def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, Complaints]:
+    """What can be used of the data set at `source`, if anything; and all that is wrong with how it is laid out, of
+    which `load_dataset` raises the first.
 
     Raises InputError where one thing is wrong, and it concerns the whole.
     """
     found: list[str] = []
     complaints = Complaints(found)
     try:
-        dataset = _load(os.fspath(source), task, complaints)
+        return _load(os.fspath(source), task, complaints), complaints
     except InputError as error:
         if not found:
             raise
-        return None, [*found, str(error)], dict(complaints.others)
-    return dataset, found, dict(complaints.others)
+        found.append(str(error))
+        return None, complaints
 
 
 def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
@@ -83,11 +67,11 @@ def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     if name in BUILT_IN:
         dataset = BUILT_IN[name](task)
     elif name and path.is_dir():
-        dataset = from_folder(path, complain)
-    elif path.is_file() and path.suffix.lower() == ".csv":
-        dataset = from_csv(path, complain)
+        dataset = _from_layout(path, complain)
+    elif path.is_file() and path.suffix.lower() in SUFFIXES:
+        dataset = SUFFIXES[path.suffix.lower()](path, complain)
     elif name and path.exists():
-        raise InputError(f"{name} is neither a folder with one folder a class nor a CSV file")
+        raise InputError(f"{name} is neither a folder nor a file of data: {', '.join(SUFFIXES)}")
     else:
         close = "" if path.suffix or len(path.parts) > 1 else nearest(name, BUILT_IN).replace("known", "built in")
         raise InputError(f"there is no data at {name or repr(name)}{close}")
@@ -96,9 +80,17 @@ def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     return dataset
 
 
+def _from_layout(root: Path, complain: Complaints) -> Dataset:
+    """A folder by what is in it: annotations of objects in one of the layouts, or else folders of classes."""
+    found = {name: load for name, (recognise, load) in LAYOUTS.items() if recognise(root)}
+    if len(found) > 1:
+        raise InputError(f"{root} has annotations of {' and of '.join(found)}: name the file, or move one away")
+    return next(iter(found.values()), from_folder)(root, complain)
+
+
 def from_folder(root: Path, complain: Complaints = STRICT) -> Dataset:
     """A folder for each class, or folders named train, val and test that have these."""
-    folders = _folders(root)
+    folders = subfolders(root)
     if not folders:
         raise InputError(f"{root} has no folders in it; images belong in one folder for each class")
     parents: dict[str | None, Path] = {}
@@ -119,7 +111,7 @@ def from_folder(root: Path, complain: Complaints = STRICT) -> Dataset:
         (
             (f"{folder.relative_to(root)}/{image}", folder.name, split)
             for split, parent in (parents or {None: root}).items()
-            for folder in _folders(parent)
+            for folder in subfolders(parent)
             for image in image_files(folder, root, complain)
             if _has_content(folder / image, complain)
         ),
@@ -132,7 +124,7 @@ def from_folder(root: Path, complain: Complaints = STRICT) -> Dataset:
     if unused := [parent for split, parent in parents.items() if _code(split) not in rows.splits]:
         each = [f"{parent} has no images in folders of classes; add some or remove it" for parent in unused]
         complain(each[0], each)
-    classes = {folder.name for parent in (parents or {None: root}).values() for folder in _folders(parent)}
+    classes = {folder.name for parent in (parents or {None: root}).values() for folder in subfolders(parent)}
     if empty := sorted(classes - set(rows.labels)):
         told = f"{root}: no images in the folder of class {{}}; add some or remove it"
         complain(told.format(", ".join(empty[:5])), map(told.format, empty))
@@ -236,71 +228,18 @@ def _collect(root: Path, rows: Iterable[tuple[str, str, str | None]]) -> _Rows:
 
 def _labelled(source: str, rows: _Rows) -> Dataset:
     """A data set to classify."""
-    labels = sorted(rows.labels, key=_natural)
+    labels = sorted(rows.labels, key=natural)
     if len(labels) < 2:
         raise InputError(f"{source} has one class only, {labels[0]!r}; to classify takes two or more")
     place = {label: number for number, label in enumerate(labels)}
     classes = np.array([place[label] for label in rows.labels])[rows.classes]
-    splits = rows.splits
-    if UNSPLIT in splits:
-        splits = _split(source, rows.images, range(len(rows.images)), test=True)
-    elif SPLITS.index("train") in splits and SPLITS.index("val") not in splits:
-        # The images that are for training have to give some for validation.
-        train = np.flatnonzero(splits == SPLITS.index("train"))
-        splits[train] = _split(source, rows.images, train, test=False)
+    splits = complete_splits(source, rows.images, rows.splits)
     return Dataset(source, "classify", tuple(labels), rows.images, LabelColumn(classes), splits)
 
 
-def _split(source: str, images: ImageFiles, which: range | np.ndarray, *, test: bool) -> np.ndarray:
-    try:
-        return split_by_content(images, which, test=test)
-    except OSError as error:
-        raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-
-
-def _folders(parent: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"cannot read the folder {parent}: {error.strerror}") from None
-
-
-def image_files(folder: Path, root: Path | None = None, complain: Complaints = STRICT) -> list[str]:
-    """Paths below `folder` of the images anywhere in it, sorted, hidden ones left out.
-
-    Links are followed, but not back to a folder that is being read or to `root`, which that one is a part of.
-    """
-    return sorted(_images(folder, "", frozenset() if root is None else frozenset({_identity(root)}), complain))
-
-
-def _images(folder: Path, prefix: str, above: frozenset[tuple[int, int]], complain: Complaints) -> Iterator[str]:
-    try:
-        identity = _identity(folder)
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        complain(f"cannot read the folder {folder}: {error.strerror}")
-        return
-    if identity in above:
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        # A link that leads nowhere is no folder; its name may still be that of an image, which is then missed.
-        if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-            yield from _images(folder / entry.name, f"{prefix}{entry.name}/", above | {identity}, complain)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield prefix + entry.name
-        else:
-            complain.pass_over(entry.name)
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    stat = os.stat(folder)
-    return stat.st_dev, stat.st_ino
-
-
-def _natural(text: str) -> list[tuple[bool, int, str]]:
-    """A key that puts 2 before 10."""
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]
+LAYOUTS: dict[str, tuple[Callable[[Path], bool], Reader]] = {
+    "COCO": (coco.recognise, coco.load),
+    "Pascal VOC": (voc.recognise, voc.load),
+    "YOLO": (yolo.recognise, yolo.load),
+}
+SUFFIXES: dict[str, Reader] = {".csv": from_csv, ".json": coco.load, ".yaml": yolo.load, ".yml": yolo.load}

@@ -38,3 +38,20 @@ def split_by_content(images: Images, which: Iterable[int], *, test: bool) -> np.
         codes[np.isin(positions, distinct[taken:end])] = SPLITS.index(split)
         start, taken = start + share, end
     return codes
+
+
+def complete_splits(source: str, images: Images, splits: np.ndarray) -> np.ndarray:
+    """(N,) codes of SPLITS: those given, or by content where they are UNSPLIT. Where there are images for training and
+    none for validation, the former give some."""
+    splits, train = splits.copy(), SPLITS.index("train")
+    try:
+        if UNSPLIT in splits:
+            return split_by_content(images, range(len(images)), test=True)
+        if train in splits and SPLITS.index("val") not in splits:
+            which = np.flatnonzero(splits == train)
+            splits[which] = split_by_content(images, which, test=False)
+    except OSError as error:
+        raise InputError(f"{source}: cannot read {error.filename}: {error.strerror}") from None
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    return splits

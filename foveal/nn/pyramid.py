@@ -1,5 +1,6 @@
 """Feature pyramid networks (Lin, Dollar, Girshick, He, Hariharan and Belongie 2016, arXiv:1612.03144)."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,6 +10,14 @@ from torch.nn.functional import interpolate, max_pool2d
 Extra = Literal["none", "pool", "convolve_last", "convolve_input"]
 
 
+def convolution(channels: int, width: int, size: int, norm: bool) -> nn.Module:
+    """(B, channels, H, W) -> (B, width, H, W), with a batch norm in the place of the bias or without one."""
+    if not norm:
+        return nn.Conv2d(channels, width, size, padding=size // 2)
+    layers = nn.Conv2d(channels, width, size, padding=size // 2, bias=False), nn.BatchNorm2d(width)
+    return nn.Sequential(OrderedDict(zip(("conv", "norm"), layers, strict=True)))
+
+
 class FeaturePyramid(nn.Module):
     """Maps C_i of falling size -> as many maps P_i of `width` channels and the same sizes, then coarser ones.
 
@@ -16,15 +25,16 @@ class FeaturePyramid(nn.Module):
 
     channels: of each map that comes in, finest first.
     extra:    what makes coarser maps: nothing; "pool", every other place of the last one (Faster R-CNN), one map;
-              "convolve_last", 3x3 convolutions of stride 2 from the last P on, two maps (torchvision's RetinaNet, FCOS);
-              "convolve_input" the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
+              "convolve_last", two by 3x3 convolutions of stride 2 from the last P on (FCOS, torchvision's RetinaNet);
+              "convolve_input", the same from the last C on (the RetinaNet of its paper, arXiv:1708.02002).
+    norm:     a batch norm follows each of these convolutions, which then has no bias.
     count:    how many maps come out.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 256, extra: Extra = "none") -> None:
+    def __init__(self, channels: Sequence[int], width: int = 256, extra: Extra = "none", norm: bool = False) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(each, width, 1) for each in channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in channels)
+        self.lateral = nn.ModuleList(convolution(each, width, 1, norm) for each in channels)
+        self.smooth = nn.ModuleList(convolution(width, width, 3, norm) for _ in channels)
         self.extra = extra
         self.coarser = nn.ModuleList()
         if extra.startswith("convolve"):
@@ -35,7 +45,8 @@ class FeaturePyramid(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_uniform_(module.weight, a=1)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         merged = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]

@@ -141,6 +141,118 @@ def vgg(system: Any) -> list[Rule]:
     ]
 
 
+# Of the 91 rows of what was trained on COCO those of its 80 classes; 0 is background.
+COCO_ROWS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def background_last(shapes: int) -> Callable[[Tensor], Tensor]:
+    """For the rows (A (1 + C), ...) of a head that scores A boxes at a place, background first: background last, and
+    without the rows that COCO has no class for."""
+
+    def change(rows: Tensor) -> Tensor:
+        each = rows.unflatten(0, (shapes, -1))
+        known = COCO_ROWS if each.shape[1] == 91 else list(range(1, each.shape[1]))
+        return each[:, [*known, 0]].flatten(0, 1)
+
+    return change
+
+
+def without_background(rows: Tensor) -> Tensor:
+    """The same for a box of each class, rows ((1 + C) 4, ...): background needs none."""
+    each = rows.unflatten(0, (-1, 4))
+    known = COCO_ROWS if len(each) == 91 else list(range(1, len(each)))
+    return each[known].flatten(0, 1)
+
+
+def resnet_pyramid(system: Any) -> list[Rule]:
+    """A ResNet with a feature pyramid on it. Files from before 2022 number no layers within a part of the pyramid."""
+    if type(system.base).__name__ != "ResNet":
+        return []
+    rules = [Rule(rf"backbone\.body\.{rule.pattern}", f"backbone.network.{rule.ours}") for rule in RESNET]
+    normed = "pyramid.lateral.0.norm.weight" in system.state_dict()
+    for theirs, ours in (("inner", "lateral"), ("layer", "smooth")):
+        begin = rf"backbone\.fpn\.{theirs}_blocks\.(\d)\."
+        if normed:
+            rules.append(Rule(begin + r"0\.", rf"pyramid.{ours}.\1.conv."))
+            rules.append(Rule(begin + r"1\.", rf"pyramid.{ours}.\1.norm."))
+        else:
+            rules.append(Rule(begin + r"(?:0\.)?(?=weight|bias)", rf"pyramid.{ours}.\1."))
+    return [*rules, *(Rule(rf"backbone\.fpn\.extra_blocks\.p{6 + n}\.", f"pyramid.coarser.{n}.") for n in (0, 1))]
+
+
+PROPOSALS = (
+    Rule(r"rpn\.head\.conv\.(?:0\.0\.)?(?=weight|bias)", "proposals.hidden.0."),
+    Rule(r"rpn\.head\.conv\.(\d)\.0\.", lambda name: f"proposals.hidden.{2 * int(name[1])}."),
+    Rule(r"rpn\.head\.cls_logits\.", "proposals.object."),
+    Rule(r"rpn\.head\.bbox_pred\.", "proposals.delta."),
+)
+
+
+def rpn(system: Any) -> list[Rule]:
+    return [*resnet_pyramid(system), *PROPOSALS, Rule(r"roi_heads\.", None)]
+
+
+def faster_rcnn(system: Any) -> list[Rule]:
+    head, last = r"roi_heads\.box_head\.", system.spec.convolutions + 1  # convolutions, then what makes one row of all
+    return [
+        *resnet_pyramid(system),
+        *PROPOSALS,
+        Rule(head + r"fc([67])\.", lambda name: f"head.fc{int(name[1]) - 5}."),
+        Rule(head + r"(\d)\.0\.", lambda name: f"head.conv{int(name[1]) + 1}."),
+        Rule(head + r"(\d)\.1\.", lambda name: f"head.norm{int(name[1]) + 1}."),
+        Rule(head + rf"{last}\.", "head.fc1."),
+        Rule(r"roi_heads\.box_predictor\.cls_score\.", "predictor.score.", background_last(1)),
+        Rule(r"roi_heads\.box_predictor\.bbox_pred\.", "predictor.delta.", without_background),
+    ]
+
+
+def of_classes(system: Any) -> Callable[[Tensor], Tensor]:
+    """For the rows (A C, ...) of a head that scores each class alone at each of A boxes: without those that COCO has no
+    class for, where there are as many as of COCO, and without that of background where there is one too many."""
+    shapes, own = system.classes.shapes, len(system.labels)
+
+    def change(rows: Tensor) -> Tensor:
+        each = rows.unflatten(0, (shapes, -1))
+        if each.shape[1] == 91 and own not in (90, 91):
+            each = each[:, COCO_ROWS]
+        elif each.shape[1] == own + 1:
+            each = each[:, 1:]
+        return each.flatten(0, 1)
+
+    return change
+
+
+DENSE_HEAD = r"head\.(classification|regression)_head\.conv\.(\d+)\."
+HEADS = {"classification": "classes", "regression": "boxes"}
+
+
+def retinanet(system: Any) -> list[Rule]:
+    """In files of before 2022 the layers of a head are counted with their relus; in later ones a norm is inside one."""
+    return [
+        *resnet_pyramid(system),
+        Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
+        Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.deltas."),
+        Rule(DENSE_HEAD + r"0\.", lambda name: f"{HEADS[name[1]]}.tower.conv{int(name[2]) + 1}."),
+        Rule(DENSE_HEAD + r"1\.", lambda name: f"{HEADS[name[1]]}.tower.norm{int(name[2]) + 1}."),
+        Rule(DENSE_HEAD, lambda name: f"{HEADS[name[1]]}.tower.conv{int(name[2]) // 2 + 1}."),
+    ]
+
+
+def fcos(system: Any) -> list[Rule]:
+    """The layers of a head are counted through: convolution, norm, relu."""
+    layer = ("conv", "norm")
+    return [
+        *resnet_pyramid(system),
+        Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
+        Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.sides."),
+        Rule(r"head\.regression_head\.bbox_ctrness\.", "boxes.tell.centre."),
+        Rule(
+            DENSE_HEAD,
+            lambda name: f"{HEADS[name[1]]}.tower.{layer[int(name[2]) % 3]}{int(name[2]) // 3 + 1}.",
+        ),
+    ]
+
+
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
@@ -150,9 +262,32 @@ FAMILIES: dict[str, Table] = {
     "MobileNet": mobilenet,
     "Swin": SWIN,
     "ViT": VIT,
+    "RPN": rpn,
+    "FasterRCNN": faster_rcnn,
+    "RetinaNet": retinanet,
+    "FCOS": fcos,
 }
+# Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps.
+WITHOUT_EPS = ("RPN", "FasterRCNN", "RetinaNet")
 
 
 def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """torchvision's weights for a system under our names; None where the names are not torchvision's."""
-    return rename(FAMILIES, system, state)
+    weights = rename(FAMILIES, system, state)
+    old = "backbone.fpn.inner_blocks.0.weight" in state and not any(n.endswith("num_batches_tracked") for n in state)
+    if weights is not None and old and type(system).__name__ in WITHOUT_EPS:
+        with_eps(system, weights)
+    return weights
+
+
+def with_eps(system: System, weights: dict[str, Tensor]) -> None:
+    """Weights of batch norms that divide by var ** 0.5 become those of ours, which divide by (var + eps) ** 0.5."""
+    known = system.state_dict()
+    for name in [name for name in weights if name.endswith("running_var")]:
+        norm, gain = name.removesuffix("running_var"), name.removesuffix("running_var") + "weight"
+        if gain not in known or gain not in weights:
+            continue  # a misfit, which is to be told
+        eps = float(system.get_submodule(norm[:-1]).eps)
+        variance = weights[name].double()
+        scaled = weights[gain] * ((variance + eps) / variance).sqrt()
+        weights[gain] = scaled.where(variance > 0, weights[gain].double()).to(weights[gain])

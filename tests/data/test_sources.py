@@ -214,7 +214,7 @@ def test_names_that_are_no_data(tmp_path: Path) -> None:
     error(tmp_path / "gone", f"there is no data at {tmp_path / 'gone'}")
     error("", "there is no data at ''")
     write(tmp_path, "photo.png")
-    error(tmp_path / "photo.png", "neither a folder with one folder a class nor a CSV file")
+    error(tmp_path / "photo.png", "neither a folder nor a file of data: .csv, .json, .yaml")
 
 
 def test_the_task_has_to_fit() -> None:

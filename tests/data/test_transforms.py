@@ -231,7 +231,7 @@ def centre_of(image):
 MOVES = {
     "resize": Resize((150, 81)),
     "squash": Fit(Preprocess(size=(70, 60), resize="squash")),
-    "fit": Fit(Preprocess(size=(70, 90), resize="fit")),
+    "fit": Fit(Preprocess(size=(70, 90), resize="fit", mean=(0.0,) * 3)),
     "crop": Fit(Preprocess(size=(100, 84), resize="crop", crop=0.9)),
     "random crop": RandomResizedCrop((64, 80), scale=(0.6, 0.9)),
     "shift": Shift(0.15),

@@ -1,0 +1,275 @@
+"""The objects of all images in flat arrays, and how the readers of COCO, VOC and YOLO files fill them.
+
+What can be taken in one way only is put right and counted: a box that sticks out of its image is clipped; one wholly
+outside, or without area, is left out. What may mean anything is an error that names file and annotation.
+"""
+
+import contextlib
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveal.data.dataset import Dataset, ImageFiles, count_classes
+from foveal.data.files import Complaints
+from foveal.data.image import MAX_PIXELS, ImageError, image_size
+from foveal.data.splits import complete_splits
+from foveal.errors import InputError
+from foveal.ops.masks import polygon_mask, rle_counts, rle_decode
+from foveal.structures import Objects
+
+BACKWARDS = "boxes that end before they begin"
+CLIPPED, OUTSIDE, EMPTY = "stuck out of the image and were clipped", "lay outside it", "had no area"
+SLACK = 0.1  # pixels that a box may stick out by without a word: files round
+
+Polygons = list[np.ndarray]  # each (P, 2) float32 corners x, y
+Segmentation = Polygons | str  # or a run-length code as COCO's text
+
+
+@dataclass(frozen=True)
+class Segmentations:
+    """The masks of all objects as their files have them.
+
+    data:   (bytes,) uint8, one piece after the other: the float32 corners of a polygon, or a run-length code as text.
+    ends:   where each piece ends in `data`.
+    pieces: (M,) where each object's pieces end in `ends`; an object has one or several polygons, or one code, or none.
+    coded:  (M,) bool: it is a code.
+    """
+
+    data: np.ndarray
+    ends: np.ndarray
+    pieces: np.ndarray
+    coded: np.ndarray
+
+    def __getitem__(self, index: int) -> Segmentation:
+        first, last = self.pieces[index - 1] if index else 0, self.pieces[index]
+        starts = [int(self.ends[piece - 1]) if piece else 0 for piece in range(first, last)]
+        parts = [self.data[start:end].tobytes() for start, end in zip(starts, self.ends[first:last], strict=True)]
+        if self.coded[index]:
+            return parts[0].decode("ascii")
+        return [np.frombuffer(part, np.float32).reshape(-1, 2) for part in parts]
+
+    def mask(self, index: int, size: tuple[int, int]) -> Tensor:
+        """(H, W) bool, for size (H, W): the union of its polygons, or what its code says."""
+        found = self[index]
+        if isinstance(found, str):
+            return rle_decode(rle_counts(found), size)
+        mask = torch.zeros(size, dtype=torch.bool)
+        for points in found:
+            mask |= polygon_mask(torch.from_numpy(points.copy()), size)
+        return mask
+
+
+@dataclass(frozen=True)
+class ObjectTable(Sequence[Objects]):
+    """The objects of N images, M in all, in arrays that worker processes share; `table[i]` are those of image i.
+
+    ends:      (N,) where the objects of each image end.
+    sizes:     (N, 2) height and width that the annotation gives each image; 0 where it gives none.
+    boxes:     (M, 4) float32 x1, y1, x2, y2.
+    labels:    (M,) int32.
+    crowd, ignored: (M,) bool; areas: (M,) float32; keypoints: (M, K, 3) float32. None where no object needs them.
+    segments:  the masks, packed. None where there are none.
+    decoded:   whether `table[i]` has the masks, which is work. See `with_masks`.
+    """
+
+    ends: np.ndarray
+    sizes: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray | None = None
+    ignored: np.ndarray | None = None
+    areas: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    segments: Segmentations | None = None
+    decoded: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        rows = self.rows(index)
+
+        def part(values: np.ndarray | None) -> Tensor | None:
+            return None if values is None else torch.from_numpy(values[rows].copy())
+
+        return Objects(
+            boxes=torch.from_numpy(self.boxes[rows].copy()),
+            labels=torch.from_numpy(self.labels[rows].astype(np.int64)),
+            masks=self.masks(index) if self.decoded else None,
+            keypoints=part(self.keypoints),
+            crowd=part(self.crowd),
+            areas=part(self.areas),
+            ignored=part(self.ignored),
+        )
+
+    def rows(self, index: int) -> slice:
+        """Where the objects of an image stand in the arrays."""
+        return slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+
+    def masks(self, index: int) -> Tensor:
+        """(objects, H, W) bool of one image."""
+        assert self.segments is not None
+        rows = self.rows(index)
+        height, width = self.sizes[index].tolist()
+        masks = [self.segments.mask(row, (height, width)) for row in range(rows.start, rows.stop)]
+        return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+
+    def with_masks(self) -> "ObjectTable":
+        """The same table, whose objects have their masks. Raises InputError where one has none."""
+        bare = len(self.labels)
+        if self.segments is not None:
+            bare = int((np.diff(self.segments.pieces, prepend=0) == 0).sum())
+        if bare:
+            raise InputError(f"{bare} of {len(self.labels)} objects have no mask")
+        return replace(self, decoded=True)
+
+    def counts(self, items: np.ndarray | None, mapping: Tensor | None, num_classes: int) -> np.ndarray:
+        labels = self.labels
+        if items is not None:
+            parts = [labels[self.rows(index)] for index in items.tolist()]
+            labels = np.concatenate(parts) if parts else labels[:0]
+        return count_classes(labels, mapping, num_classes)
+
+
+class ObjectRows:
+    """Objects on their way into a table: `image`, then `add` for each of its objects, and so on; `dataset` at the end.
+
+    complain: what is done about boxes that cannot be right.
+    """
+
+    def __init__(self, complain: Complaints) -> None:
+        self.complain = complain
+        self.paths: list[str] = []
+        self.splits, self.ends, self.sizes = array("b"), array("q"), array("i")
+        self.boxes, self.labels, self.areas = array("f"), array("i"), array("f")
+        self.crowd, self.ignored = array("b"), array("b")
+        self.keypoints: list[np.ndarray | None] = []
+        self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
+        self._size = (0, 0)
+
+    def image(self, root: Path, path: str, split: int, size: tuple[Any, Any] | None = None) -> tuple[int, int]:
+        """The next image, its path below the root, the code of its split, and its height and width as the annotation
+        says, if it says so sensibly. These, or what the file's header says; zeros where that cannot be read."""
+        self._size = (0, 0)
+        if size is not None and all(isinstance(side, int) and side > 0 for side in size):
+            self._size = size if size[0] * size[1] <= MAX_PIXELS else (0, 0)
+        if self._size == (0, 0):
+            with contextlib.suppress(ImageError):  # the loader leaves the image out, and `check` names it
+                self._size = image_size(root / path)
+        self.paths.append(path)
+        self.splits.append(split)
+        self.sizes.extend(self._size)
+        self.ends.append(len(self.labels))
+        return self._size
+
+    def add(
+        self,
+        where: str,
+        box: Sequence[float],
+        label: int,
+        *,
+        area: float | None = None,
+        crowd: bool = False,
+        ignored: bool = False,
+        keypoints: np.ndarray | None = None,
+        segmentation: Segmentation | None = None,
+    ) -> None:
+        """An object of the last image. where: file and annotation, for a person."""
+        kept = self._judged(where, box)
+        if kept is None:
+            return
+        x1, y1, x2, y2 = kept
+        self.boxes.extend(kept)
+        self.labels.append(label)
+        known = area is not None and 0 <= area < 2**48
+        self.areas.append(area if known else (x2 - x1) * (y2 - y1))  # type: ignore[arg-type]
+        self.crowd.append(crowd)
+        self.ignored.append(ignored)
+        self.keypoints.append(keypoints)
+        parts = [] if segmentation is None else segmentation
+        for part in [parts] if isinstance(parts, str) else parts:
+            self.data += part.encode("ascii") if isinstance(part, str) else part.astype(np.float32).tobytes()
+            self.piece_ends.append(len(self.data))
+        self.pieces.append(len(self.piece_ends))
+        self.coded.append(isinstance(parts, str))
+        self.ends[-1] = len(self.labels)
+
+    def _judged(self, where: str, box: Sequence[float]) -> tuple[float, float, float, float] | None:
+        """The box within its image; None where there is nothing to keep."""
+        x1, y1, x2, y2 = box
+        self.complain.boxes += 1
+        shown = ", ".join(f"{value:g}" for value in box)
+        # Beyond that float32 can tell no pixels apart, and sums overflow.
+        if not all(abs(value) < 2**24 for value in box):
+            self.complain.fault("boxes that are no numbers of pixels", f"{where}: the box ({shown}) is none in pixels")
+        elif x2 < x1 or y2 < y1:
+            text = f"{where}: the box ({shown}) ends before it begins, as x1, y1, x2, y2"
+            self.complain.fault(BACKWARDS, text)
+        elif x2 == x1 or y2 == y1:
+            self.complain.mend(EMPTY, f"{where}: ({shown}) has no area")
+        elif self._size == (0, 0):
+            return x1, y1, x2, y2
+        else:
+            height, width = self._size
+            a, b, c, d = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+            place = f"{where}: ({shown}) in an image of {width} x {height}"
+            if a >= c or b >= d:
+                self.complain.mend(OUTSIDE, place)
+                return None
+            if max(a - x1, b - y1, x2 - c, y2 - d) > SLACK:
+                self.complain.mend(CLIPPED, place)
+            return a, b, c, d
+        return None
+
+    def pixels(self, box: Sequence[float]) -> tuple[float, float, float, float]:
+        """Centre x, y, width and height in shares of the last image's sides -> x1, y1, x2, y2 in its pixels."""
+        height, width = self._size
+        x, y, w, h = box
+        return (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height
+
+    def dataset(self, source: str, root: Path, labels: Sequence[str], hints: dict[str, str] | None = None) -> Dataset:
+        """The data set of all images, once the complaints are settled. areas are kept where a file tells more than the
+        boxes do. Raises InputError."""
+        self.complain.settle(hints)
+        if not self.paths:
+            raise InputError(f"{source} has no images")
+        if not labels:
+            raise InputError(f"{source} names no classes")
+        images = ImageFiles(root, self.paths)
+        splits = complete_splits(source, images, np.array(self.splits, np.int8))
+        return Dataset(source, "detect", tuple(labels), images, self._table(), splits)
+
+    def _table(self) -> ObjectTable:
+        boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
+        areas, crowd, ignored = (np.array(values) for values in (self.areas, self.crowd, self.ignored))
+        same = np.allclose(areas, (boxes[:, 2:] - boxes[:, :2]).prod(1), rtol=1e-4)
+        count = max((len(points) for points in self.keypoints if points is not None), default=0)
+        keypoints = np.zeros((len(boxes), count, 3), np.float32)
+        for row, points in zip(keypoints, self.keypoints, strict=True):
+            row[: 0 if points is None else len(points)] = 0 if points is None else points
+        segments = Segmentations(
+            np.frombuffer(bytes(self.data), np.uint8),
+            np.array(self.piece_ends, np.int64),
+            np.array(self.pieces, np.int64),
+            np.array(self.coded, bool),
+        )
+        return ObjectTable(
+            ends=np.array(self.ends, np.int64),
+            sizes=np.array(self.sizes, np.int32).reshape(-1, 2),
+            boxes=boxes,
+            labels=np.array(self.labels, np.int32),
+            crowd=crowd.astype(bool) if crowd.any() else None,
+            ignored=ignored.astype(bool) if ignored.any() else None,
+            areas=None if same else areas.astype(np.float32),
+            keypoints=keypoints if count else None,
+            segments=segments if len(self.piece_ends) else None,
+        )
