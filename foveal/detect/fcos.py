@@ -187,7 +187,7 @@ VARIANTS = {
         RESNET50,
         labels=SCENES,
         preprocess=Preprocess((96, 96), "squash", 1.0),
-        recipe={"epochs": 16, "batch_size": 16, "lr": 2e-3, "schedule": "cosine", "warmup": 1, "clip": 5.0},
+        recipe={"epochs": 16, "batch_size": 16, "lr": 2e-3, "warmup": 1, "clip": 5.0, "shift": 0.08},
         backbone="resnet10_nano",
         frozen_norm=False,
         strides=(4, 8, 16),

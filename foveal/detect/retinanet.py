@@ -174,7 +174,7 @@ VARIANTS = {
     "retinanet_nano": RetinaNetSpec(
         SCENES,
         Preprocess((96, 96), "squash", 1.0),
-        {"epochs": 20, "batch_size": 16, "lr": 2e-3, "clip": 5.0},
+        {"epochs": 16, "batch_size": 16, "lr": 2e-3, "warmup": 1, "clip": 5.0, "shift": 0.08},
         backbone="resnet10_nano",
         strides=(4, 8, 16),
         extra="none",

@@ -36,7 +36,7 @@ OURS = {
 TERMS = {"class": "classification", "box": "bbox_regression", "centre": "bbox_ctrness"}
 
 
-def build(name, classes=len(LABELS), norm=nn.BatchNorm2d):
+def build(name, classes=5, norm=nn.BatchNorm2d):
     """A narrow one of torchvision's."""
     models, theirs = oracle("torchvision.models"), oracle("torchvision.models.detection")
     feature_pyramid = oracle("torchvision.ops.feature_pyramid_network")
@@ -197,5 +197,5 @@ def test_parameters_are_those_that_torchvision_publishes(name):
     assert tuple(names[i] for i in COCO_IDS) == COCO
     system = on_meta(lambda: create(name, labels=[str(i) for i in range(len(names))]))
     count = sum(p.numel() for p in system.parameters())
-    # In both kinds of norms: frozen ones learn nothing.
+    # Which tells the kinds of norms, too: frozen ones learn nothing.
     assert count == published.meta["num_params"]
