@@ -52,6 +52,7 @@ FAMILIES = {
     "detect.retinanet:RetinaNet": "retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 retinanet_efficientnet_lite0_fpn "
     "retinanet_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
+    "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.proposals:RPN": "rpn_resnet50_fpn rpn_nano",
     "detect.faster_rcnn:FasterRCNN": "fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_c4 "
     "fasterrcnn_efficientnet_lite0_fpn faster_rcnn_nano",

@@ -32,7 +32,7 @@ from foveal.nn.attention import PostNormDecoder, PostNormEncoder, check_heads
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from foveal.ops.matching import assign
 from foveal.ops.positions import box_code, grid_places
-from foveal.structures import Batch, Objects
+from foveal.structures import Batch
 from foveal.system import Preprocess
 
 Compare = Callable[[Tensor, Tensor], Tensor]
