@@ -30,7 +30,7 @@ FAMILIES = {
     "classify.googlenet:GoogLeNet": "googlenet googlenet_paper googlenet_nano",
     "classify.resnet:ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
     "resnext50_32x4d resnext101_32x8d resnext101_64x4d resnetv2_18 resnetv2_34 resnetv2_50 resnetv2_101 resnetv2_152 "
-    "resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet_nano",
+    "resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet_nano resnet10_nano",
     "classify.densenet:DenseNet": "densenet121 densenet161 densenet169 densenet201 densenet40_cifar "
     "densenet100_bc_cifar densenet_nano",
     "classify.mobilenet:MobileNet": "mobilenetv1_100 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small "
@@ -49,7 +49,7 @@ FAMILIES = {
     "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
-    "detect.detr:DETR": "detr_resnet50 detr_resnet101",
+    "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

@@ -116,7 +116,9 @@ def _load_base(system: System, base: System, path: Path, state: Mapping[str, Ten
     unknown = {name: tensor for name, tensor in weights.items() if name not in whole.state_dict()}
     kept = _counters(own) | {name: weights[name] for name in own if name in weights}
     name = base.name or type(base).__name__
-    about = f"{path} ({layout}'s layout) does not fit {name}, which {system.name or type(system).__name__} is built upon"
+    about = (
+        f"{path} ({layout}'s layout) does not fit {name}, which {system.name or type(system).__name__} is built upon"
+    )
     if complaint := _misfit(base, own, kept | unknown) or base.refuses(layout):
         raise Misfit(f"{about}: {complaint}", state)
     if spoilt := [name for name, tensor in kept.items() if not tensor.isfinite().all()]:

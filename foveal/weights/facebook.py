@@ -54,7 +54,9 @@ def unpacked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return parts
 
 
-def of_backbone(system: System, state: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def of_backbone(
+    system: System, state: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the backbone under our names, where they have torchvision's after a prefix, and the others."""
     body = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}

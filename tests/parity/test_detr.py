@@ -76,7 +76,9 @@ def layers_of(model, batch, system):
     """
     states = []
     handles = [
-        layer.register_forward_hook(lambda module, inputs, out: states.append(out[0] if isinstance(out, tuple) else out))
+        layer.register_forward_hook(
+            lambda module, inputs, out: states.append(out[0] if isinstance(out, tuple) else out)
+        )
         for layer in model.model.decoder.layers
     ]
     last = model(pixel_values=system.normalize(batch.images), pixel_mask=batch.shown().long())
