@@ -34,14 +34,14 @@ from foveal.nn.attention import PostNormDecoder, PostNormEncoder, check_heads
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from foveal.ops.matching import assign
 from foveal.ops.positions import box_code, grid_places
-from foveal.structures import Batch, Objects
+from foveal.structures import Batch
 from foveal.system import Preprocess
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 
 SIDE = 0.25  # of the box, in parts of the image, that each place corrects to propose one
 MARGIN = 0.05  # what a query sees around its box, however small that is
-WEIGHTS = {"class": 1.0, "box": 5.0, "giou": 2.0}  # of the costs of a pair, and of the terms of the loss
+WEIGHTS = {"box": 5.0, "giou": 2.0}  # of the costs of a pair, and of the terms of the loss
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class DETRSpec(DetectorSpec):
     decoder_depth: blocks in which queries look at places.
     queries:       how many objects can be found.
     dropout:       probability, of attention and after each matrix but those of q, k and v.
+    class_weight:  of the class in the cost of a pair and in the loss, beside 5 for the L1 distance and 2 for GIoU.
     no_object:     weight of "no object" in the loss of the class, since that is what most queries are to say.
     anchored:      queries are boxes, at most `queries` of those that places of the image propose; each block of the
                    decoder looks around them and corrects them.
@@ -67,6 +68,7 @@ class DETRSpec(DetectorSpec):
     decoder_depth: int = 6
     queries: int = 100
     dropout: float = 0.1
+    class_weight: float = 1.0
     no_object: float = 0.1
     anchored: bool = False
     proposals: int = 4
@@ -76,8 +78,8 @@ class DETRSpec(DetectorSpec):
         for name in ("hidden", "decoder_depth", "queries", "proposals"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.encoder_depth < 0 or self.no_object <= 0:
-            raise InputError("encoder_depth is at least 0, and no_object above 0")
+        if self.encoder_depth < 0 or self.no_object <= 0 or self.class_weight <= 0:
+            raise InputError("encoder_depth is at least 0, no_object and class_weight are above 0")
         if self.width % 4:
             raise InputError(f"width must be a multiple of 4, for sines and cosines of x and y, not {self.width}")
         check_heads(self.width, self.heads)
@@ -263,21 +265,25 @@ class DETR(Detector):
             "box": self.box_loss(found, wanted[truth]).sum() / count,
             "giou": self.overlap(found, wanted[truth]).sum() / count,
         }
-        return {name: WEIGHTS[name] * term for name, term in terms.items()}
+        weights = {"class": self.spec.class_weight, **WEIGHTS}
+        return {name: weights[name] * term for name, term in terms.items()}
 
     def pairs(
         self, logits: Tensor, boxes: Tensor, truths: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Equation 1: image, query and truth of each pair, truths counted through all images."""
+        labels, wanted = (torch.cat(column) for column in zip(*truths, strict=True))
+        # Of all queries with all truths, (B, Q, N): one operation on many numbers is faster than many on few.
+        cost = -self.spec.class_weight * logits.softmax(-1)[..., labels]
+        cost = cost + WEIGHTS["box"] * torch.cdist(boxes, wanted.expand(len(boxes), -1, -1), p=1)
+        overlap = giou(cxcywh_to_xyxy(boxes.flatten(0, 1)), cxcywh_to_xyxy(wanted))
+        cost = (cost - WEIGHTS["giou"] * overlap.view_as(cost)).cpu()
         rows, before = [], 0
-        for number, (labels, wanted) in enumerate(truths):
-            cost = -WEIGHTS["class"] * logits[number].softmax(-1)[:, labels]  # (Q, N)
-            cost = cost + WEIGHTS["box"] * torch.cdist(boxes[number], wanted, p=1)
-            cost = cost - WEIGHTS["giou"] * giou(cxcywh_to_xyxy(boxes[number]), cxcywh_to_xyxy(wanted))
-            query, truth = assign(cost)
+        for number, (own, _) in enumerate(truths):
+            query, truth = assign(cost[number, :, before : before + len(own)])
             rows.append(torch.stack([torch.full_like(query, number), query, truth + before]))
-            before += len(labels)
-        image, query, truth = torch.cat(rows, 1)
+            before += len(own)
+        image, query, truth = torch.cat(rows, 1).to(labels.device)
         return image, query, truth
 
     def candidates(self, outputs: Answers) -> list[Candidates]:
@@ -336,6 +342,7 @@ VARIANTS = {
         decoder_depth=3,
         queries=16,
         dropout=0.0,
+        class_weight=3.0,
         anchored=True,
         **ALL,
     ),

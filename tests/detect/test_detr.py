@@ -8,7 +8,7 @@ import torch
 
 import foveal
 from foveal.catalog import create
-from foveal.detect.detr import WEIGHTS, frames
+from foveal.detect.detr import Anchors, frames
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, iou
 from foveal.structures import Batch, Objects
 from foveal.system import Preprocess
@@ -83,7 +83,7 @@ def test_pairs_cost_least():
         a, b = cxcywh_to_xyxy(boxes[0, q]), cxcywh_to_xyxy(wanted[t])
         likely = float(logits[0, q].softmax(0)[labels[t]])
         far = float((boxes[0, q] - wanted[t]).abs().sum())
-        return -WEIGHTS["class"] * likely + 5 * far - 2 * float(giou(a[None], b[None])[0, 0])
+        return -likely + 5 * far - 2 * float(giou(a[None], b[None])[0, 0])
 
     least = min(sum(cost(q, t) for t, q in enumerate(chosen)) for chosen in permutations(range(5), 3))
     found = sum(cost(q, t) for q, t in zip(query.tolist(), truth.tolist(), strict=True))
@@ -130,7 +130,7 @@ def test_a_gradient_reaches_every_parameter(system):
     """But those that the first layer's queries, which are zeros at first, have nothing to say with."""
     sum(system.loss(batch_of(system, [objects((5, 9, 30, 40, 1)), objects((0, 0, 64, 50, 2))])).values()).backward()
     silent = {n for n, p in system.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    anchored = isinstance(system.queries, foveal.detect.detr.Anchors)
+    anchored = isinstance(system.queries, Anchors)
     first = {f"decoder.0.attention.{x}.{y}" for x in "qk" for y in ("weight", "bias")}
     first |= {"decoder.0.attention.v.weight", "decoder.0.attention.out.weight", "decoder.0.norm1.weight"}
     assert silent <= (set() if anchored else first)
