@@ -33,7 +33,11 @@ OTHER_SIDES = {
 
 # What published weights bring along though it never has an effect, so that its gradient is zero but for rounding: the
 # end of the names of such parameters, for each system that has them.
-WITHOUT_EFFECT = {"Mixer": ("mlp_tokens.fc2.bias",)}
+WITHOUT_EFFECT = {
+    "Mixer": ("mlp_tokens.fc2.bias",),
+    # Queries begin as zeros, so that the first look of some at others finds the same everywhere.
+    "DETR": tuple(f"decoder.0.attention.{part}" for part in ("q.weight", "q.bias", "k.weight", "k.bias", "v.weight")),
+}
 
 
 def kind(name: str) -> type[System]:

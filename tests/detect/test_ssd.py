@@ -7,6 +7,7 @@ import torch
 
 from foveal.catalog import create, load
 from foveal.errors import InputError
+from foveal.nn.record import record
 from foveal.structures import Batch, Objects
 from foveal.train import checkpoint
 
