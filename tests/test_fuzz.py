@@ -4,6 +4,7 @@
 this process, so that an allocation beyond the bound fails, and an InputError that stands for such a failure is no pass.
 """
 
+import copy
 import io
 import itertools
 import json
@@ -254,7 +255,7 @@ def changed_json(draw: Any, original: Any) -> bytes:
         while place:
             key = draw(st.sampled_from(list(place) if isinstance(place, dict) else range(len(place))))
             if not isinstance(place[key], dict | list) or draw(st.integers(0, 3)) == 0:
-                place[key] = draw(st.sampled_from(ODD))
+                place[key] = copy.deepcopy(draw(st.sampled_from(ODD)))  # what follows may change it
                 break
             place = place[key]
     return json.dumps(document).encode()

@@ -5,7 +5,6 @@ outside, or without area, is left out. What may mean anything is an error that n
 """
 
 import contextlib
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -190,7 +189,7 @@ class ObjectRows:
         x1, y1, x2, y2 = kept
         self.boxes.extend(kept)
         self.labels.append(label)
-        known = area is not None and math.isfinite(area) and area >= 0
+        known = area is not None and 0 <= area < 2**48
         self.areas.append(area if known else (x2 - x1) * (y2 - y1))  # type: ignore[arg-type]
         self.crowd.append(crowd)
         self.ignored.append(ignored)

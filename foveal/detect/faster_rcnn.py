@@ -19,7 +19,6 @@ the regions; RoI align takes the place of RoI pooling.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import 
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from torch.nn.functional import cross_entropy
 
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO
-from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, Proposer, ProposalSpec, Sightings
+from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, ProposalSpec, Proposer, Sightings
 from foveal.errors import InputError
 from foveal.losses.regression import smooth_l1
 from foveal.nn.init import init_for_relu
@@ -252,11 +251,11 @@ VARIANTS = {
     "faster_rcnn_nano": replace(
         RESNET50_FPN,
         preprocess=Preprocess((96, 96), "fit", 1.0),
-        recipe={"epochs": 10, "lr": 0.002, "batch_size": 16},
-        backbone="resnet_nano",
-        strides=(1, 2, 4),
-        width=32,
-        anchors=((8,), (16,), (32,), (64,)),
+        recipe={"epochs": 15, "lr": 0.002, "batch_size": 16, "clip": 10.0, "warmup": 0.5},
+        backbone="resnet10_nano",
+        strides=(4, 8, 16),
+        width=64,
+        anchors=((16,), (28,), (48,), (80,)),
         hidden=128,
         proposals=100,
         learned_from=200,

@@ -1,5 +1,5 @@
-"""Region proposal network: Ren, He, Girshick and Sun 2015, "Faster R-CNN", arXiv:1506.01497, section 3.1; on the maps of
-a pyramid as in Lin et al. 2016, arXiv:1612.03144.
+"""Region proposal network: Ren, He, Girshick and Sun 2015, "Faster R-CNN", arXiv:1506.01497, section 3.1; on the maps
+of a pyramid as in Lin et al. 2016, arXiv:1612.03144.
 
 At each place of each map stand A anchors of several sizes and shapes. A small convolutional network says of each
 whether it holds an object, whatever that is, and what moves the anchor onto it:
@@ -8,8 +8,8 @@ whether it holds an object, whatever that is, and what moves the anchor onto it:
 
     L = mean over sampled anchors of BCE(o, is object) + sum over those that are of smooth_l1(d, d*) / sampled anchors
 
-An anchor is to find the truth that overlaps it by 0.7, or that no other anchor overlaps more; it is background below 0.3;
-256 anchors of an image are sampled, up to a half of them with an object.
+An anchor is to find the truth that overlaps it by 0.7, or that no other anchor overlaps more; it is background below
+0.3; 256 anchors of an image are sampled, up to a half of them with an object.
 
 Departs from the paper, as published weights do: anchors that reach beyond the image are kept, the terms have one weight
 without its factor of 10, and beta of the smooth L1 is a ninth.
@@ -245,10 +245,10 @@ VARIANTS = {
         RESNET50_FPN,
         preprocess=Preprocess((96, 96), "fit", 1.0),
         recipe={"epochs": 10, "lr": 0.002, "batch_size": 16},
-        backbone="resnet_nano",
-        strides=(1, 2, 4),
-        width=32,
-        anchors=((8,), (16,), (32,), (64,)),
+        backbone="resnet10_nano",
+        strides=(4, 8, 16),
+        width=64,
+        anchors=((16,), (28,), (48,), (80,)),
         detections=100,
     ),
 }

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-HEAD = 96  # boxes that are settled at once
-PAIRS = 2**22  # overlaps in memory at once
+HEAD = 192  # boxes that are settled at once
+PAIRS = 2**18  # overlaps at once: what lies between the steps stays in the cache
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -27,7 +27,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     finite, neither remove nor are removed. Of equal scores the first index comes first. The quotient is compared as
     computed in the precision of the boxes.
     """
-    return batched_nms(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
+    order = scores.detach().argsort(descending=True, stable=True)
+    sides = _sides(boxes.detach()[order])
+    return order[_greedy(sides, torch.zeros_like(order), _below(iou_threshold, sides.dtype))]
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
@@ -35,17 +37,16 @@ def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: fl
     order = scores.detach().argsort(descending=True, stable=True)
     if not len(order):
         return order
-    by_group = groups[order].argsort(stable=True)
-    sorted_groups = groups[order][by_group].unique_consecutive(return_inverse=True)[1]
+    groups, by_group = groups[order].sort(stable=True)
+    groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
     sides = _sides(boxes.detach()[order[by_group]])
     kept = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
     # Groups of like size are done together: then padding at most doubles the work.
-    counts = sorted_groups.bincount()
     size = (counts - 1).clamp(min=0).double().log2().floor().long()  # 2^k < count <= 2^(k+1), roughly
     limit = _below(iou_threshold, sides.dtype)
     for level in size.unique().tolist():
-        members = (size == level)[sorted_groups].nonzero().flatten()
-        kept[members] = _greedy(sides[:, members], sorted_groups[members], limit)
+        members = (size == level)[groups].nonzero().flatten()
+        kept[members] = _greedy(sides[:, members], groups[members], limit)
     result = torch.empty_like(kept)
     result[by_group] = kept
     return order[result]
@@ -56,24 +57,36 @@ def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
     kept = torch.zeros(sides.shape[1], dtype=torch.bool, device=sides.device)
     left = torch.arange(sides.shape[1], device=sides.device)
     while len(left):
-        groups = groups.unique_consecutive(return_inverse=True)[1]
-        counts = groups.bincount()
-        rank = torch.arange(len(left), device=left.device) - (counts.cumsum(0) - counts)[groups]
-        width = int(counts.max())
-        padded = sides.new_zeros(5, len(counts), width)
-        padded[4] = torch.inf
-        padded[:, groups, rank] = sides
+        groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        width, alone = int(counts.max()), len(counts) == 1
+        rank = torch.arange(len(left), device=left.device)
+        padded = sides[:, None]
+        if not alone:
+            rank -= (counts.cumsum(0) - counts)[groups]
+            padded = sides.new_zeros(5, len(counts), width)
+            padded[4] = torch.inf
+            padded[:, groups, rank] = sides
         head = min(width, HEAD)
         stays, gone = [], []
         for part in padded.split(max(1, PAIRS // (head * width)), 1):
-            overlap = _overlaps(part, head)
-            keep = _settle((overlap[:, :, :head] > limit).triu(1))
+            best, later = part[:, :, :head], part[:, :, head:]
+            keep = _settle((_overlaps(best, best) > limit).triu(1))
             stays.append(keep)
-            gone.append((overlap * keep[:, :, None]).amax(1) > limit)
-        stay, go = torch.cat(stays), torch.cat(gone)
-        first = rank < head
-        kept[left[first]] = stay[groups[first], rank[first]]
-        rest = (~first & ~go[groups, rank]).nonzero().flatten()
+            if head < width:
+                # Only what is kept removes others: its places come first, and as few as the fullest group needs.
+                most = int(keep.sum(1).max())
+                picked = keep.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+                removing = best.gather(2, picked.expand(5, -1, -1))
+                removing[4].masked_fill_(~keep.gather(1, picked), torch.inf)
+                gone.append(_overlaps(removing, later).amax(1) > limit)
+        stay = torch.cat(stays)
+        if head == width:
+            kept[left] = stay[groups, rank]
+            break
+        # What is in the head is settled, and so is what it removes.
+        go = torch.cat(gone)
+        kept[left] = torch.cat([stay, torch.zeros_like(go)], 1)[groups, rank]
+        rest = (~torch.cat([torch.ones_like(stay), go], 1)[groups, rank]).nonzero().flatten()
         left, groups, sides = left[rest], groups[rest], sides[:, rest]
     return kept
 
@@ -89,10 +102,10 @@ def _settle(over: Tensor) -> Tensor:
         kept = after
 
 
-def _overlaps(sides: Tensor, head: int) -> Tensor:
-    """IoU of the first boxes of each group with all of them, (5, G, n) -> (G, head, n)."""
-    x1, y1, x2, y2, area = sides[:, :, None]
-    a1, b1, a2, b2, own = sides[:, :, :head, None]
+def _overlaps(rows: Tensor, columns: Tensor) -> Tensor:
+    """IoU of each with each within the groups, (5, G, m) and (5, G, n) -> (G, m, n)."""
+    x1, y1, x2, y2, area = columns[:, :, None]
+    a1, b1, a2, b2, own = rows[:, :, :, None]
     overlap = torch.minimum(a2, x2).sub_(torch.maximum(a1, x1)).clamp_(min=0)
     overlap.mul_(torch.minimum(b2, y2).sub_(torch.maximum(b1, y1)).clamp_(min=0))
     return overlap.div_((own + area).sub_(overlap))
@@ -132,7 +145,7 @@ def soft_nms(
     """
     left = (scores >= score_threshold).nonzero().flatten()
     sides, scores = _sides(boxes.detach())[:, left], scores.detach()[left].clone()
-    overlap = _overlaps(sides[:, None], len(left))[0].fill_diagonal_(0)
+    overlap = _overlaps(sides[:, None], sides[:, None])[0].fill_diagonal_(0)
     lowered = torch.exp(-(overlap**2) / sigma) if method == "gaussian" else 1 - overlap * (overlap > iou_threshold)
     lowered = lowered.to(scores.dtype)
     chosen, final = [left[:0]], [scores[:0]]
