@@ -48,9 +48,7 @@ def marks(objects: Objects, labels: Sequence[str]) -> list[Mark]:
     return found
 
 
-def draw_marks(
-    image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SIDES, text: float = TEXT
-) -> Tensor:
+def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SIDES, text: float = TEXT) -> Tensor:
     """An image (3, H, W) as a picture (3, H', W') uint8, its longer side within `sides`, with the first marks on top.
 
     text: height of letters as a share of the longer side.
@@ -84,9 +82,7 @@ def _font(height: int) -> Any:
     return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height)
 
 
-def _within(
-    box: Sequence[float], scale: float, size: tuple[int, int], thick: int
-) -> tuple[float, float, float, float]:
+def _within(box: Sequence[float], scale: float, size: tuple[int, int], thick: int) -> tuple[float, float, float, float]:
     """A box in pixels of the picture, no smaller than its own line, and inside."""
     limits = [side - 1 for side in size]
     x1, y1 = (min(max(0.0, scale * value), limit - thick) for value, limit in zip(box[:2], limits, strict=True))

@@ -4,38 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import foveal
-from foveal.detect.detector import Candidates, Detector, DetectorSpec
 from foveal.explain.occlusion import occlusion
 from foveal.structures import Objects
-from foveal.system import Preprocess
 from tests.parity.compare import randomise, relative_error
-from tests.toys import Detector as Learner
+from tests.toys import Detector, Looker
 
 METHODS = ("gradcam", "occlusion", "saliency")
-
-
-class Looker(Detector):
-    """Finds red and green squares of 8 x 8 pixels by the mean of that colour, and knows nothing else of them."""
-
-    def __init__(self, rule: Any = "fit", labels: tuple[str, ...] = ("red", "green")) -> None:
-        preprocess = Preprocess((32, 32), rule, 1.0, (0.0,) * 3, (1.0,) * 3)
-        super().__init__(DetectorSpec(labels, preprocess, score_threshold=0.3))
-        self.look = nn.AvgPool2d(8, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.look(self.normalize(images))[:, :2]
-
-    def candidates(self, outputs: Tensor) -> list[Candidates]:
-        y, x = torch.meshgrid(*(4.0 * torch.arange(n) for n in outputs.shape[-2:]), indexing="ij")
-        boxes = torch.stack([x, y, x + 8, y + 8], -1).view(-1, 1, 4)
-        return [Candidates(boxes, (20 * (one - 0.6)).sigmoid().flatten(1).T) for one in outputs]
-
-    @property
-    def explained_layer(self) -> str:
-        return "look"
 
 
 RED, GREEN = (4, 8, 12, 16), (20, 16, 28, 24)
@@ -126,7 +103,7 @@ def test_a_classifier_has_no_objects() -> None:
 
 def test_occlusion_of_an_object_is_the_loop() -> None:
     # A network whose maps change in a rectangle only, so that the quick way through it is taken.
-    system: Any = randomise(Learner()).double()
+    system: Any = randomise(Detector()).double()
     draw = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, 24, 24, dtype=torch.float64, generator=draw)
     target = Objects(torch.tensor([[6.0, 6.0, 15.0, 14.0]]), torch.tensor([0]))
