@@ -89,9 +89,8 @@ class Found:
             raise InputError(f"threshold lies between 0 and 1, not {self.threshold:g}")
 
     def take(self, name: str, image: Tensor, prediction: Objects) -> dict[str, Any]:
-        assert prediction.scores is not None
         prediction = prediction.to("cpu")
-        seen = prediction[prediction.scores.cpu() >= self.threshold]
+        seen = prediction[torch.as_tensor(prediction.scores) >= self.threshold]
         if self.folder:
             self.predictions.append(prediction)
             self.names.append(name)

@@ -1,4 +1,4 @@
-"""What a report says of a detector: what it finds, class by class, what kinds of error cost it most, its worst images."""
+"""What a report says of a detector: what it finds of each class, what kinds of error cost it most, its worst images."""
 
 import math
 from collections.abc import Sequence
@@ -114,16 +114,16 @@ def _found(seen: Detections) -> Html:
     objects = int((~(told.truths.crowd | told.truths.ignored)).sum())
     found, wrong = objects - int(told.missed.sum()), int(told.wrong.sum())
     said = (
-        f"Of {objects:,} objects in {len(seen.items):,} images {found:,} are found by a detection with a probability of "
-        f"{SURE} or more that overlaps them by an IoU of {IOU} or more; {wrong:,} such detections find none."
+        f"Of {objects:,} objects in {len(seen.items):,} images {found:,} are found by a detection with a probability "
+        f"of {SURE} or more that overlaps them by an IoU of {IOU} or more; {wrong:,} such detections find none."
     )
     curves = precision_recall(seen.predictions, seen.truths, len(seen.labels), IOU)
     drawn = [(float(_area(curve)), label, curve) for label, curve in enumerate(curves) if _asked(seen, label)]
     drawn.sort(key=lambda row: row[0])
     shown = drawn[:MOST_CURVES]
     about = (
-        "Precision, the share of the detections that are right, against recall, the share of the objects that are found, "
-        f"as less and less probable detections are let in; a ring stands where those of {SURE} and more are."
+        "Precision, the share of the detections that are right, against recall, the share of the objects that are "
+        f"found, as less and less probable detections are let in; a ring stands where those of {SURE} and more are."
     )
     if len(drawn) > len(shown):
         about += f" Shown are the {len(shown)} of {len(drawn):,} classes with the lowest curves."
@@ -220,8 +220,8 @@ def _classes(seen: Detections) -> Html:
             (figures["AP50"], (name, f"{objects:,}", f"{figures['AP']:.3f}", f"{figures['AP50']:.3f}", drawn, *shares))
         )
     said = (
-        "AP: the area under the curve of precision against recall by COCO's rules, the mean over IoUs from 0.5 to 0.95; "
-        f"AP50: at an IoU of 0.5. Recall and precision: of the detections with a probability of {SURE} or more."
+        "AP: the area under the curve of precision against recall by COCO's rules, the mean over IoUs from 0.5 to "
+        f"0.95; AP50: at an IoU of 0.5. Recall and precision: of the detections with a probability of {SURE} or more."
     )
     if len(rows) > MOST_CLASSES:
         rows = sorted(rows, key=lambda row: row[0])[:MOST_CLASSES]
@@ -234,15 +234,16 @@ def _errors(seen: Detections) -> Html:
     found = errors(seen.predictions, seen.truths, len(seen.labels), IOU)
     most = max(max(error.cost for error in found.values()), 1e-9)
     said = (
-        "What goes wrong, and how much higher the mAP at an IoU of 0.5 would be without: each kind is mended alone, all "
-        "else left as it is (TIDE, Bolya et al. 2020). Detections of any probability count; improbable ones cost little."
+        f"What goes wrong, and how much higher the mAP at an IoU of {IOU} would be without: each kind is mended alone, "
+        "all else left as it is (TIDE, Bolya et al. 2020). Detections of any probability count; improbable ones cost "
+        "little."
     )
     bars = []
     for kind, error in sorted(found.items(), key=lambda item: -item[1].cost):
         times = "never" if not error.count else "once" if error.count == 1 else f"{error.count:,} times"
         share = f"--share:{100 * max(error.cost, 0) / most:.1f}%"
         bars.append(
-            tag("div", tag("b", kind), tag("span", f"{error.cost:.3f}", class_="number"), tag("i", style=share),
+            tag("div", tag("b", kind), tag("span", f"costs {error.cost:.3f}", class_="number"), tag("i", style=share),
                 tag("small", f"{KINDS[kind]} {times.capitalize()}."))
         )  # fmt: skip
     return join([note(said), tag("div", *bars, class_="bars")])
@@ -255,9 +256,9 @@ def _worst(seen: Detections, system: System, view: Dataset) -> Html:
     told = seen.told
     wrong = len({*told.found.image[told.wrong].tolist(), *told.truths.image[told.missed].tolist()})
     said = (
-        f"{len(worst)} of the {wrong:,} images with mistakes, the most mistakes first. Left what there is, right what is "
-        f"found with a probability of {SURE} or more: in blue what is right, in orange, with a name, what is missed or "
-        "wrong; dashed what is not asked for."
+        f"{len(worst)} of the {wrong:,} images with mistakes, the most mistakes first: what there is, then what is "
+        f"found with a probability of {SURE} or more; in blue what is right, in orange, with a name, what is missed or "
+        "wrong, dashed what is not asked for."
     )
     cards = [_card(seen, image, view) for image in worst]
     parts = [note(said), tag("div", *cards, class_="cards wide"), *_why(seen, system, view)]
@@ -333,8 +334,8 @@ def _why(seen: Detections, system: System, view: Dataset) -> list[Html]:
         pixels, [_mark(found.box.tolist(), f"{found.target} {found.probability:.2f}", True)], SIDES, TEXT
     )
     said = (
-        f"The most confident wrong detection, a {found.target} with a probability of {found.probability:.2f}, and where "
-        f"{found.method} finds the evidence for it: the brighter, the more; grey is none."
+        f"The most confident wrong detection, a {found.target} with a probability of {found.probability:.2f}, and "
+        f"where {found.method} finds the evidence for it: the brighter, the more; grey is none."
     )
     pictures = [
         picture(plain, f"a wrong {found.target}"),
