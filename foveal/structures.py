@@ -130,7 +130,7 @@ def _warp_masks(masks: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _pick(planes: Tensor, affine: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """(..., H, W) -> (..., *size), each new pixel the old one under its centre; and (*size) bool, whether there is one."""
+    """(..., H, W) -> (..., *size), each new pixel the old one under its centre; and (*size) bool: there is one."""
     height, width = size
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     points = (torch.stack([x, y], -1).to(affine) - affine[:, 2]) @ torch.linalg.inv(affine[:, :2]).T
@@ -151,8 +151,7 @@ class SemanticMap(Target):
 
     def warp(self, affine: Tensor, size: tuple[int, int]) -> "SemanticMap":
         """The map of the warped image: the class of the nearest old pixel, unknown outside the old image."""
-        affine = affine.to(torch.float64)
-        picked, inside = _pick(self.classes, affine, size)
+        picked, inside = _pick(self.classes, affine.to(self.classes.device), size)
         return replace(self, classes=torch.where(inside, picked, -1))
 
 

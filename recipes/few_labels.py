@@ -23,7 +23,7 @@ SIDE = 96  # pixels that the small images are brought to
 ADAMW = foveal.TrainConfig(optimizer="adamw", weight_decay=0.02, batch_size=32, crop_scale=(0.5, 1.0), flip=True)
 SETTINGS = {
     "package": replace(ADAMW, epochs=10, lr=1e-3, layer_decay=0.85),
-    None: replace(ADAMW, epochs=40, lr=2e-3),
+    None: replace(ADAMW, epochs=25, lr=2e-3),
 }
 
 

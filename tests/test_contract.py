@@ -1,6 +1,7 @@
 """What holds for every name in the catalog."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import foveal
 from foveal.catalog import ENTRIES, FAMILIES, variant
 from foveal.classify.lenet import LeNet
 from foveal.nn.stochastic_depth import StochasticDepth
-from foveal.structures import Batch, Label, Target
+from foveal.structures import Batch, Label, Objects, Target
 from foveal.system import Spec, System
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig, resolve
@@ -62,11 +63,69 @@ def build(name: str, **fields: Any) -> Any:
                 raise
 
 
+def label(system: Any, i: int, draw: torch.Generator) -> Label:
+    return Label(torch.tensor(i % len(system.labels)))
+
+
+def objects(system: Any, i: int, draw: torch.Generator) -> Objects:
+    """None in the first image, then more and more, from a third of the image to nearly all of it."""
+    height, width = system.preprocess.size
+    extent = torch.tensor([width, height])
+    size = (0.3 + 0.6 * torch.rand(i, 2, generator=draw)) * extent
+    corner = torch.rand(i, 2, generator=draw) * (extent - size)
+    return Objects(torch.cat([corner, corner + size], 1), torch.arange(i) % len(system.labels))
+
+
+# What is to be learned of an image, by task.
+TARGETS: dict[str, Callable[[Any, int, torch.Generator], Target]] = {"classify": label, "detect": objects}
+
+
 def batch_for(system: Any, count: int = 4) -> Batch:
     draw = torch.Generator().manual_seed(1)
     batch = system.preprocess.batch(list(torch.rand(count, 3, *system.preprocess.size, generator=draw)))
-    targets = tuple(Label(torch.tensor(i % len(system.labels))) for i in range(count))
+    targets = tuple(TARGETS[system.task](system, i, draw) for i in range(count))
     return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
+
+
+def check_labels(system: Any, photos: list[torch.Tensor], predictions: list[Label]) -> None:
+    assert abs(float(predictions[0].scores.sum()) - 1) < 1e-5
+    assert int(predictions[0].label) == int(predictions[0].scores.argmax())
+
+
+def check_objects(system: Any, photos: list[torch.Tensor], predictions: list[Objects]) -> None:
+    for photo, found in zip(photos, predictions, strict=True):
+        height, width = photo.shape[1:]
+        assert len(found) <= system.spec.detections
+        assert found.boxes.shape == (len(found), 4)
+        assert (found.boxes >= 0).all()
+        assert (found.boxes <= torch.tensor([width, height, width, height])).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert ((found.labels >= 0) & (found.labels < len(system.labels))).all()
+        assert ((found.scores >= 0) & (found.scores <= 1)).all()
+        assert (found.scores[1:] <= found.scores[:-1]).all()
+
+
+# What holds of predictions for photographs of other sizes, by task.
+PREDICTIONS: dict[str, Callable[[Any, list[torch.Tensor], Any], None]] = {
+    "classify": check_labels,
+    "detect": check_objects,
+}
+
+
+def tensors(outputs: Any) -> Iterator[torch.Tensor]:
+    """All tensors in what `forward` gave, in order."""
+    if isinstance(outputs, torch.Tensor):
+        yield outputs
+    elif not isinstance(outputs, int | None):
+        values = vars(outputs) if is_dataclass(outputs) else outputs
+        for value in values.values() if isinstance(values, Mapping) else values:
+            yield from tensors(value)
+
+
+def classes_told(system: Any, images: torch.Tensor) -> int:
+    """How many classes the outputs have scores of."""
+    outputs = system(images)
+    return outputs.shape[1] if system.task == "classify" else system.candidates(outputs)[0].scores.shape[1]
 
 
 def test_catalog_lists_what_the_families_define() -> None:
@@ -131,11 +190,11 @@ def test_contract(name: str, tmp_path: Path) -> None:
         assert run.record["result"]["accuracy"] > 0.5
 
     # forward and score, the same in both modes in kind
-    outputs = system(batch.images)
-    assert outputs.shape == (4, len(system.labels))
-    assert torch.isfinite(outputs).all()
+    outputs = list(tensors(system(batch.images)))
+    assert all(torch.isfinite(each).all() for each in outputs)
+    assert classes_told(system, batch.images) == len(system.labels)
     assert system.score(batch.images, system.labels[-1]).shape == (4,)
-    assert system.train()(batch.images).shape == outputs.shape
+    assert [each.shape for each in tensors(system.train()(batch.images))] == [each.shape for each in outputs]
 
     if system.can("loss"):
         check_descent(system, batch)
@@ -146,8 +205,7 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert system.training
     assert len(predictions) == 2
     assert all(isinstance(prediction, Target) for prediction in predictions)
-    assert abs(float(predictions[0].scores.sum()) - 1) < 1e-5
-    assert int(predictions[0].label) == int(predictions[0].scores.argmax())
+    PREDICTIONS[system.task](system, photos, list(predictions))
 
     # save -> load -> equal
     system.eval()
@@ -156,14 +214,15 @@ def test_contract(name: str, tmp_path: Path) -> None:
     loaded = foveal.load(path)
     path.unlink()
     assert (loaded.name, loaded.labels, loaded.preprocess) == (name, system.labels, system.preprocess)
-    assert torch.equal(loaded(batch.images), system(batch.images))
+    for ours, theirs in zip(tensors(loaded(batch.images)), tensors(system(batch.images)), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", foveal.names())
 def test_other_classes(name: str) -> None:
     system = build(name, labels=("cat", "dog", "Größe 10"))
     if system.can("loss"):  # what is fitted knows nothing yet
-        assert system(torch.rand(1, 3, *system.preprocess.size)).shape == (1, 3)
+        assert classes_told(system, torch.rand(1, 3, *system.preprocess.size)) == 3
     with pytest.raises(foveal.InputError, match=r"cta.*did you mean cat"):
         system.score(torch.rand(1, 3, *system.preprocess.size), "cta")
 

@@ -333,9 +333,10 @@ VARIANTS = {
         width=16,
         stem="3x3",
     ),
+    # Maps with strides 4, 8, 16 and 32: what small detectors are built upon.
     "resnet10_nano": ResNetSpec(
         DIGITS,
-        Preprocess((32, 32), "squash", 1.0, HALVES, HALVES),
+        Preprocess((64, 64), "squash", 1.0, HALVES, HALVES),
         {"epochs": 30, "lr": 0.01, "shift": 0.125},
         depths=(1, 1, 1, 1),
         width=32,

@@ -22,7 +22,7 @@ class Options:
     """
 
     data: str
-    """A built-in set (digits), a folder of class folders, or a CSV file with columns path, label[, split]."""
+    """A built-in set (digits, scenes), a folder of class folders, or a CSV file with columns path, label[, split]."""
     weights: str | None = None
     """Published weights, or a run, to start from."""
     pretext: Literal["none", "rotation"] = "none"

@@ -147,6 +147,7 @@ class Dataset:
     items:   which images the view shows, in order.
     mapping: new index of each class of `targets`, after `relabel`.
     upright: the class of an image is another one when the image is mirrored or turned.
+    mirrored: which keypoint each becomes in the mirror image, where some come in a left and a right.
     """
 
     source: str
@@ -159,6 +160,7 @@ class Dataset:
     items: np.ndarray | None = None
     mapping: Tensor | None = None
     upright: bool = False
+    mirrored: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images) if self.items is None else len(self.items)

@@ -107,7 +107,14 @@ def make_scenes(digits: Dataset, task: str | None = None, seed: int = 0) -> Data
     )
     # Left and right are words of captions, which a mirror would make wrong.
     return Dataset(
-        "scenes", task, LABELS[task], ImageArray(images, "scenes"), targets, splits, upright=task == "caption"
+        source="scenes",
+        task=task,
+        labels=LABELS[task],
+        images=ImageArray(images, "scenes"),
+        targets=targets,
+        splits=splits,
+        upright=task == "caption",
+        mirrored=MIRRORED,
     )
 
 
@@ -236,11 +243,10 @@ def _polygon(corners: list[tuple[float, float]]) -> Any:
     """(u, v) -> how far within a convex polygon, whose corners go clockwise to the eye, a point is."""
 
     def depth(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        inside = None
+        inside = np.full_like(u, math.inf)
         for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
             length = math.hypot(x2 - x1, y2 - y1)
-            edge = ((x2 - x1) * (v - y1) - (y2 - y1) * (u - x1)) / length
-            inside = edge if inside is None else np.minimum(inside, edge)
+            inside = np.minimum(inside, ((x2 - x1) * (v - y1) - (y2 - y1) * (u - x1)) / length)
         return inside
 
     return depth

@@ -161,6 +161,101 @@ class RandomResizedCrop:
 
 
 @dataclass(frozen=True)
+class ScaleJitter:
+    """The image at another scale, then cut or padded to `size` at a random place: large-scale jittering (Ghiasi et al.
+    2020, arXiv:2012.07177, section 3), whose small factors are the zoom out of SSD (Liu et al. 2015, section 3.6).
+
+    scale:       smallest and largest factor, drawn uniformly; at 1 the whole image just fits into `size`.
+    min_visible: objects of whose box the cut leaves less than this share are gone.
+    What is padded is black, and aspect ratios stay.
+    """
+
+    size: tuple[int, int]
+    scale: tuple[float, float] = (0.1, 2.0)
+    min_visible: float = 0.2
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise InputError(f"a scale jitter takes 0 < lowest <= highest, not {self.scale}")
+        check_range("the visible share of a scale jitter", self.min_visible, 0, 1)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        height, width = sample.image.shape[1:]
+        factor = rng.uniform(*self.scale) * min(self.size[0] / height, self.size[1] / width)
+        rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+        image = resize(sample.image, (rows, columns), self.interpolation)
+        # Where the image is larger than the frame its corner lies outside, else inside.
+        y, x = (
+            int(rng.integers(min(0, room), max(0, room), endpoint=True))
+            for room in (self.size[0] - rows, self.size[1] - columns)
+        )
+        image = pad(image, (x, self.size[1] - columns - x, y, self.size[0] - rows - y))
+        affine = matrix(columns / width, 0, x, 0, rows / height, y)
+        return keep_visible(sample, affine, self.size, self.min_visible).moved(image, affine)
+
+
+@dataclass(frozen=True)
+class ObjectCrop:
+    """A part of the image that keeps objects, with probability `p` (Liu et al. 2015, arXiv:1512.02325, section 2.2).
+
+    Each side is 0.1 to 1 of the image's, and width / height 1/2 to 2. One time in seven the whole image stays; else the
+    part has an IoU of at least 0, .1, .3, .5, .7 or .9 with one of the objects. Those with their centre in it stay, at
+    least one. An image stays whole where fifty draws find no such part, and where it has no objects.
+
+    min_visible: objects of whose box the crop leaves less than this share are gone too.
+    """
+
+    p: float = 1.0
+    min_visible: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range("the probability of an object crop", self.p, 0, 1)
+        check_range("the visible share of an object crop", self.min_visible, 0, 1)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p or not isinstance(sample.target, Objects) or not len(sample.target):
+            return sample
+        least = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)[int(rng.integers(7))]
+        if least is None:
+            return sample
+        rows, columns = sample.image.shape[1:]
+        boxes = sample.target.boxes.double()
+        areas, centres = (boxes[:, 2:] - boxes[:, :2]).prod(1), (boxes[:, 2:] + boxes[:, :2]) / 2
+        for _ in range(50):
+            height, width = (max(1, round(side * rng.uniform(0.1, 1))) for side in (rows, columns))
+            if not 0.5 <= width / height <= 2:
+                continue
+            top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
+            low, high = boxes.new_tensor([left, top]), boxes.new_tensor([left + width, top + height])
+            shared = (boxes[:, 2:].minimum(high) - boxes[:, :2].maximum(low)).clamp(min=0).prod(1)
+            kept = ((centres > low) & (centres < high)).all(1) & (shared > 0) & (shared >= self.min_visible * areas)
+            if kept.any() and bool((shared / (areas + height * width - shared)).max() >= least):
+                part = sample.image[:, top : top + height, left : left + width]
+                affine = matrix(1, 0, -left, 0, 1, -top)
+                return replace(sample, target=sample.target[kept]).moved(part, affine)
+        return sample
+
+
+def keep_visible(sample: Sample, affine: Tensor, size: tuple[int, int], share: float) -> Sample:
+    """The sample, not yet moved, without the objects of whose boxes less than `share` will be in a frame of `size`
+    (height, width), as `affine` moves them."""
+    if not isinstance(sample.target, Objects):
+        return sample
+    return replace(sample, target=sample.target[visible_share(sample.target.boxes, affine, size) >= share])
+
+
+def visible_share(boxes: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
+    """(N,) of each box (N, 4) the share that a map that only scales and moves takes into a frame of `size`; 0 of a box
+    without area."""
+    affine = affine.to(boxes)
+    low, high = (corner @ affine[:, :2].T + affine[:, 2] for corner in (boxes[:, :2], boxes[:, 2:]))
+    limit = low.new_tensor([size[1], size[0]])
+    left = (high.minimum(limit) - low.clamp(min=0)).clamp(min=0).prod(1)
+    return left / (high - low).prod(1).clamp(min=1e-9)
+
+
+@dataclass(frozen=True)
 class Shift:
     """Moved by up to `fraction` of height and width, in whole pixels; black where nothing is.
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from foveal.detect.detector import Candidates, to_learn
-from foveal.detect.labels import COCO
+from foveal.detect.labels import COCO, SCENES
 from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, ProposalSpec, Proposer, Sightings
 from foveal.errors import InputError
 from foveal.losses.regression import smooth_l1
@@ -250,8 +250,9 @@ VARIANTS = {
     ),
     "faster_rcnn_nano": replace(
         RESNET50_FPN,
+        labels=SCENES,
         preprocess=Preprocess((96, 96), "fit", 1.0),
-        recipe={"epochs": 15, "lr": 0.002, "batch_size": 16, "clip": 10.0, "warmup": 0.5},
+        recipe={"epochs": 10, "lr": 0.002, "batch_size": 16, "clip": 10.0, "warmup": 0.5},
         backbone="resnet10_nano",
         strides=(4, 8, 16),
         width=64,

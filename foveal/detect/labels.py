@@ -86,3 +86,6 @@ COCO = (
 
 # Ten of the numbers up to 90 were given to classes that are not in the data.
 COCO_IDS = tuple(n for n in range(1, 91) if n not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+
+# Of foveal's own data set "scenes".
+SCENES = ("0", "1", "2", "3", "circle", "square", "triangle", "star")

@@ -5,37 +5,66 @@ from typing import Any
 import torch
 
 from foveal.data.dataset import Dataset
-from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp
+from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp, Mosaic
 from foveal.data.transforms import (
     ColorJitter,
     Cutout,
     External,
     Fit,
     HorizontalFlip,
+    ObjectCrop,
     Pipeline,
     RandomResizedCrop,
+    ScaleJitter,
     Shift,
     TrivialAugment,
 )
 from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import System
-from foveal.train.config import TrainConfig
+from foveal.train.config import UNSET, TrainConfig
 from foveal.train.teacher import Teacher
 
+# Settings that have something to work on in data of these tasks only: a row of class weights, or objects. As to
+# crop_scale, a crop that does not know of objects may leave none, and object_crop is for them.
+TASKS_OF: dict[str, tuple[str, ...]] = {
+    "mixup": ("classify",),
+    "cutmix": ("classify",),
+    "label_smoothing": ("classify",),
+    "class_weights": ("classify",),
+    "crop_scale": ("classify", "segment", "caption", "generate"),
+    "scale_jitter": ("detect",),
+    "object_crop": ("detect",),
+    "mosaic": ("detect",),
+}
 
-def sample_pipeline(config: TrainConfig, system: System) -> Pipeline:
-    """What is done to each image in turn, before batches are made."""
-    size = system.preprocess.size
+
+def check_settings(config: TrainConfig, dataset: Dataset) -> None:
+    """Raise InputError for the first setting that has no effect on data of this task."""
+    for name, tasks in TASKS_OF.items():
+        if getattr(config, name) not in (None, 0, "none", UNSET) and dataset.task not in tasks:
+            raise InputError(
+                f"{name} has no effect on data to {dataset.task}; it is a setting for data to {', '.join(tasks)}"
+            )
+
+
+def sample_pipeline(config: TrainConfig, system: System, dataset: Dataset) -> Pipeline:
+    """What is done to each image in turn, before batches are made. Raises InputError for what has no effect."""
+    check_settings(config, dataset)
+    size, interpolation = system.preprocess.size, system.preprocess.interpolation
     steps: list[Any] = [External(function) for function in config.transforms]
-    if config.crop_scale:
-        steps.append(RandomResizedCrop(size, config.crop_scale, interpolation=system.preprocess.interpolation))
+    if config.object_crop:
+        steps.append(ObjectCrop(config.object_crop))
+    if config.scale_jitter:
+        steps.append(ScaleJitter(size, config.scale_jitter, interpolation=interpolation))
+    elif config.crop_scale:
+        steps.append(RandomResizedCrop(size, config.crop_scale, interpolation=interpolation))
     else:
         steps.append(Fit(system.preprocess))
     if config.shift:
         steps.append(Shift(config.shift))
     if config.flip:
-        steps.append(HorizontalFlip())
+        steps.append(HorizontalFlip(keypoints=dataset.mirrored))
     if config.trivial_augment:
         steps.append(TrivialAugment())
     if config.jitter:
@@ -49,19 +78,16 @@ class BatchAugment:
     """What is done to whole batches, on the device: mixing, a teacher, smoothing, class weights, in this order."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset, teacher: Teacher | None = None) -> None:
+        check_settings(config, dataset)
         classes = len(dataset.labels)
         mixing = [kind(alpha, classes) for kind, alpha in ((MixUp, config.mixup), (CutMix, config.cutmix)) if alpha]
-        self.mixing: list[Any] = mixing
+        self.mixing: list[Any] = mixing + ([Mosaic(config.mosaic)] if config.mosaic else [])
         self.teacher = teacher
         self.targets: list[Any] = [] if teacher is None else [teacher]
         if config.label_smoothing:
             self.targets.append(LabelSmoothing(config.label_smoothing, classes))
         if config.class_weights == "balanced":
             self.targets.append(ClassWeights(balanced_weights(dataset)))
-        if (self.mixing or self.targets) and dataset.task != "classify":
-            raise InputError(
-                f"mixup, cutmix, label_smoothing and class_weights have no effect on data to {dataset.task}"
-            )
 
     def __call__(self, batch: Batch, rng: Any) -> Batch:
         if self.mixing:  # one of them, where both are asked for

@@ -99,6 +99,10 @@ class TrainConfig:
 
     crop_scale: tuple[float, float] | None = UNSET
     """Random resized crop: smallest and largest share of the area."""
+    scale_jitter: tuple[float, float] | None = UNSET
+    """Images with objects made smaller or larger by a factor between these two, then cut or padded."""
+    object_crop: float = UNSET
+    """Share of the images that are cropped at random around objects."""
     shift: float = UNSET
     """Random shift, as a share of height and width."""
     flip: bool = UNSET
@@ -113,6 +117,8 @@ class TrainConfig:
     """Alpha of the mixing of pairs of images."""
     cutmix: float = UNSET
     """Alpha of the pasting of a part of one image into another."""
+    mosaic: float = UNSET
+    """Share of the images with objects that are made of parts of four."""
     transforms: tuple[Callable[..., Any], ...] = ()
     """Your own, before the others: any callable from a (3, H, W) uint8 tensor to one."""
 
@@ -153,6 +159,8 @@ DEFAULTS: dict[str, Any] = {
     "l2": 0.0,
     "clip": None,
     "crop_scale": None,
+    "scale_jitter": None,
+    "object_crop": 0.0,
     "label_smoothing": 0.0,
     "class_weights": "none",
     "shift": 0.0,
@@ -162,6 +170,7 @@ DEFAULTS: dict[str, Any] = {
     "cutout": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
+    "mosaic": 0.0,
     "plan": "auto",
     "precision": "float32",
     "nonfinite": "stop",
@@ -270,13 +279,13 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
 
     for name in ("epochs", "batch_size", "accumulate", "patience", "keep"):
         number(name, 1)
-    for name in ("lr", "clip", "save_minutes", "temperature"):
+    for name in ("lr", "clip", "save_minutes", "temperature", "scale_jitter"):
         number(name, 0, above=True)
     for name in ("weight_decay", "warmup", "l1", "l2", "jitter", "mixup", "cutmix", "workers"):
         number(name, 0)
     for name in ("momentum", "ema", "betas", "decay", "label_smoothing"):
         number(name, 0, 1, below=True)
-    for name in ("shift", "cutout"):
+    for name in ("shift", "cutout", "object_crop", "mosaic"):
         number(name, 0, 1)
     number("seed", 0, 2**64, below=True)
     for name in ("crop_scale", "layer_decay", "distill_weight"):
@@ -292,6 +301,8 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
         and user.get("weight_decay"),
         f"crop_scale {config.crop_scale}: the smallest share comes first": config.crop_scale
         and config.crop_scale[0] > config.crop_scale[1],
+        f"scale_jitter {config.scale_jitter}: the smallest factor comes first": config.scale_jitter
+        and config.scale_jitter[0] > config.scale_jitter[1],
         "crop_scale and shift are two ways to move the image: set one of them": "crop_scale" in user
         and config.shift
         and "shift" in user,

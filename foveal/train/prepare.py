@@ -110,7 +110,7 @@ def training_loader(system: System, train_set: Dataset, config: TrainConfig, ran
     fits = system.can("fit")
     loader = Loader(
         train_set,
-        Pipeline((Fit(system.preprocess),)) if fits else sample_pipeline(config, system),
+        Pipeline((Fit(system.preprocess),)) if fits else sample_pipeline(config, system, train_set),
         batch_size=config.batch_size,
         seed=config.seed,
         shuffle=not fits,

@@ -141,6 +141,93 @@ def vgg(system: Any) -> list[Rule]:
     ]
 
 
+# Of the 91 rows of what was trained on COCO those of its 80 classes; 0 is background.
+COCO_ROWS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def background_last(shapes: int) -> Callable[[Tensor], Tensor]:
+    """For the rows (A (1 + C), ...) of a head that scores A boxes at a place, background first: background last, and
+    without the rows that COCO has no class for."""
+
+    def change(rows: Tensor) -> Tensor:
+        each = rows.unflatten(0, (shapes, -1))
+        known = COCO_ROWS if each.shape[1] == 91 else list(range(1, each.shape[1]))
+        return each[:, [*known, 0]].flatten(0, 1)
+
+    return change
+
+
+def without_background(rows: Tensor) -> Tensor:
+    """The same for a box of each class, rows ((1 + C) 4, ...): background needs none."""
+    each = rows.unflatten(0, (-1, 4))
+    known = COCO_ROWS if len(each) == 91 else list(range(1, len(each)))
+    return each[known].flatten(0, 1)
+
+
+def resnet_pyramid(system: Any) -> list[Rule]:
+    """A ResNet with a feature pyramid on it. Files from before 2022 number no layers within a part of the pyramid."""
+    if type(system.base).__name__ != "ResNet":
+        return []
+    rules = [Rule(rf"backbone\.body\.{rule.pattern}", f"backbone.network.{rule.ours}") for rule in RESNET]
+    for theirs, ours in (("inner", "lateral"), ("layer", "smooth")):
+        begin = rf"backbone\.fpn\.{theirs}_blocks\.(\d)\."
+        if system.spec.pyramid_norm:
+            rules.append(Rule(begin + r"0\.", rf"pyramid.{ours}.\1.conv."))
+            rules.append(Rule(begin + r"1\.", rf"pyramid.{ours}.\1.norm."))
+        else:
+            rules.append(Rule(begin + r"(?:0\.)?(?=weight|bias)", rf"pyramid.{ours}.\1."))
+    return rules
+
+
+PROPOSALS = (
+    Rule(r"rpn\.head\.conv\.(?:0\.0\.)?(?=weight|bias)", "proposals.hidden.0."),
+    Rule(r"rpn\.head\.conv\.(\d)\.0\.", lambda name: f"proposals.hidden.{2 * int(name[1])}."),
+    Rule(r"rpn\.head\.cls_logits\.", "proposals.object."),
+    Rule(r"rpn\.head\.bbox_pred\.", "proposals.delta."),
+)
+
+
+def rpn(system: Any) -> list[Rule]:
+    return [*resnet_pyramid(system), *PROPOSALS, Rule(r"roi_heads\.", None)]
+
+
+def faster_rcnn(system: Any) -> list[Rule]:
+    head, last = r"roi_heads\.box_head\.", system.spec.convolutions + 1  # convolutions, then what makes one row of all
+    return [
+        *resnet_pyramid(system),
+        *PROPOSALS,
+        Rule(head + r"fc([67])\.", lambda name: f"head.fc{int(name[1]) - 5}."),
+        Rule(head + r"(\d)\.0\.", lambda name: f"head.conv{int(name[1]) + 1}."),
+        Rule(head + r"(\d)\.1\.", lambda name: f"head.norm{int(name[1]) + 1}."),
+        Rule(head + rf"{last}\.", "head.fc1."),
+        Rule(r"roi_heads\.box_predictor\.cls_score\.", "predictor.score.", background_last(1)),
+        Rule(r"roi_heads\.box_predictor\.bbox_pred\.", "predictor.delta.", without_background),
+    ]
+
+
+def ssd(system: Any) -> list[Rule]:
+    """Those of SSD on VGG. The backbone ends before the pooling of its last stage but one; the rest is the first of
+    what comes after it."""
+    if type(system.base).__name__ != "VGG":
+        return []
+    depths, ours = system.base.spec.depths, "backbone.network."
+    split = sum(depths[:-1])
+    features = [rule for rule in vgg_features(system.base) if "conv" in str(rule.ours)]
+    rules = [Rule(rf"backbone\.{rule.pattern}", f"{ours}{rule.ours}") for rule in features[:split]]
+    for place in range(1, depths[-1] + 1):
+        rules.append(Rule(rf"backbone\.extra\.0\.{2 * place - 1}\.", f"{ours}stage{len(depths)}.conv{place}."))
+    hidden = rf"backbone\.extra\.0\.{2 * depths[-1] + 1}\."
+    rules += [Rule(hidden + r"1\.", "hidden.conv1."), Rule(hidden + r"3\.", "hidden.conv2.")]
+    for n in range(len(system.spec.extra)):
+        theirs = rf"backbone\.extra\.{n + 1}\."
+        rules += [Rule(theirs + r"0\.", f"extra.{n}.conv1."), Rule(theirs + r"2\.", f"extra.{n}.conv2.")]
+    for n, shapes in enumerate(system.spec.shapes):
+        theirs, changed = rf"head\.classification_head\.module_list\.{n}\.", background_last(shapes)
+        rules.append(Rule(theirs, f"score_heads.{n}.", changed))
+    rules.append(Rule(r"head\.regression_head\.module_list\.", "box_heads."))
+    return [*rules, Rule(r"backbone\.scale_weight$", "backbone.scale")]
+
+
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
@@ -150,9 +237,31 @@ FAMILIES: dict[str, Table] = {
     "MobileNet": mobilenet,
     "Swin": SWIN,
     "ViT": VIT,
+    "RPN": rpn,
+    "FasterRCNN": faster_rcnn,
+    "SSD": ssd,
 }
+# Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps.
+WITHOUT_EPS = ("RPN", "FasterRCNN", "RetinaNet")
 
 
 def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """torchvision's weights for a system under our names; None where the names are not torchvision's."""
-    return rename(FAMILIES, system, state)
+    weights = rename(FAMILIES, system, state)
+    old = "backbone.fpn.inner_blocks.0.weight" in state and not any(n.endswith("num_batches_tracked") for n in state)
+    if weights is not None and old and type(system).__name__ in WITHOUT_EPS:
+        with_eps(system, weights)
+    return weights
+
+
+def with_eps(system: System, weights: dict[str, Tensor]) -> None:
+    """Weights of batch norms that divide by var ** 0.5 become those of ours, which divide by (var + eps) ** 0.5."""
+    known = system.state_dict()
+    for name in [name for name in weights if name.endswith("running_var")]:
+        norm, gain = name.removesuffix("running_var"), name.removesuffix("running_var") + "weight"
+        if gain not in known or gain not in weights:
+            continue  # a misfit, which is to be told
+        eps = float(system.get_submodule(norm[:-1]).eps)
+        variance = weights[name].double()
+        scaled = weights[gain] * ((variance + eps) / variance).sqrt()
+        weights[gain] = scaled.where(variance > 0, weights[gain].double()).to(weights[gain])

@@ -25,7 +25,8 @@ def other(scenes: Dataset, task: str) -> Scenes:
 
 
 def test_what_is_there(scenes: Dataset) -> None:
-    assert (scenes.task, scenes.labels, scenes.in_memory, scenes.upright) == ("detect", OBJECTS, True, False)
+    assert (scenes.task, scenes.labels, scenes.in_memory) == ("detect", OBJECTS, True)
+    assert (scenes.upright, scenes.mirrored) == (False, (0, 2, 1))
     assert scenes.split_counts() == COUNTS
     assert scenes.image(0).shape == (3, 96, 96)
     assert scenes.image(0).dtype == torch.uint8
@@ -192,7 +193,7 @@ def test_scenes_travel_to_workers(scenes: Dataset) -> None:
 
 
 def test_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="^scenes is data to detect, segment, caption, not to classify$"):
+    with pytest.raises(InputError, match=r"^scenes is data to detect, segment, caption, not to classify$"):
         load_dataset("scenes", task="classify")
     monkeypatch.setattr("foveal.data.scenes.COUNTS", {"train": 3, "val": 2, "test": 2})
     for task, labels in LABELS.items():

@@ -10,17 +10,19 @@ import torch
 from torch.nn.functional import pad
 
 from foveal.data import color, transforms
-from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp
+from foveal.data.mixing import ClassWeights, CutMix, LabelSmoothing, MixUp, Mosaic
 from foveal.data.transforms import (
     ColorJitter,
     Cutout,
     External,
     Fit,
     HorizontalFlip,
+    ObjectCrop,
     Pipeline,
     RandomResizedCrop,
     Resize,
     Sample,
+    ScaleJitter,
     Shift,
     TrivialAugment,
 )
@@ -235,6 +237,8 @@ MOVES = {
     "crop": Fit(Preprocess(size=(100, 84), resize="crop", crop=0.9)),
     "random crop": RandomResizedCrop((64, 80), scale=(0.6, 0.9)),
     "shift": Shift(0.15),
+    "scale jitter": ScaleJitter((130, 170), (0.6, 1.4)),
+    "object crop": ObjectCrop(),
     "flip": HorizontalFlip(1.0),
     "trivial": TrivialAugment(),
 }
@@ -248,7 +252,7 @@ def test_what_is_seen_at_a_point_moves_with_it(name):
         torch.tensor([[70.0, 50, 82, 64]]), torch.zeros(1).long(), keypoints=torch.tensor([[[76.0, 57, 2]]])
     )
     checked = 0
-    for seed in range(40 if name == "trivial" else 5):
+    for seed in range({"trivial": 40, "object crop": 60}.get(name, 5)):
         start = sample(image, points)
         end = MOVES[name](start, rng(seed))
         place = end.affine[:, :2] @ torch.tensor([76.0, 57], dtype=torch.float64) + end.affine[:, 2]
@@ -265,7 +269,14 @@ def test_what_is_seen_at_a_point_moves_with_it(name):
 
 @pytest.mark.parametrize(
     ("transform", "atol"),
-    [(HorizontalFlip(1.0), 0), (Shift(0.4), 0), (RandomResizedCrop((50, 50)), 1.0), (Resize((97, 30)), 1.0)],
+    [
+        (HorizontalFlip(1.0), 0),
+        (Shift(0.4), 0),
+        (RandomResizedCrop((50, 50)), 1.0),
+        (Resize((97, 30)), 1.0),
+        (ScaleJitter((60, 50), (0.5, 2.0)), 1.0),
+        (ObjectCrop(), 0),
+    ],
 )
 def test_the_box_of_a_mask_stays_the_box_of_that_mask(transform, atol):
     gone = 0
@@ -275,7 +286,7 @@ def test_the_box_of_a_mask_stays_the_box_of_that_mask(transform, atol):
         assert seen.sum() >= len(seen) - 2
         gone += len(BOXES) - len(target)
         assert (boxes_of(target.masks[seen]) - target.boxes[seen]).abs().max() <= atol
-    assert (gone > 0) == isinstance(transform, Shift | RandomResizedCrop)
+    assert (gone > 0) == isinstance(transform, Shift | RandomResizedCrop | ScaleJitter | ObjectCrop)
 
 
 def test_targets_without_objects_follow_too():
@@ -394,6 +405,87 @@ def test_random_resized_crop_falls_back_to_the_centre(height, width):
     assert cut(sample(noise(height, width)), rng()).image.shape == (3, 7, 7)
 
 
+def share_left(before, affine, height, width):
+    """Of each box the share that stays in the new frame, box by box."""
+    shares = []
+    for x1, y1, x2, y2 in before.tolist():
+        (a, _, c), (_, e, f) = affine.tolist()
+        u1, u2, v1, v2 = a * x1 + c, a * x2 + c, e * y1 + f, e * y2 + f
+        seen = max(0, min(u2, width) - max(u1, 0)) * max(0, min(v2, height) - max(v1, 0))
+        shares.append(seen / ((u2 - u1) * (v2 - v1)))
+    return np.array(shares)
+
+
+@pytest.mark.parametrize("least", [0.2, 0.7])
+def test_scale_jitter_drops_what_it_leaves_too_little_of(least):
+    jitter, sizes, dropped, generator = ScaleJitter((50, 60), (0.5, 2.0), min_visible=least), [], 0, rng()
+    for _ in range(200):
+        start = sample(target=objects(BOXES))
+        end = jitter(start, generator)
+        assert end.image.shape == (3, 50, 60)
+        shares = share_left(start.target.boxes, end.affine, 50, 60)
+        assert end.target.labels.tolist() == [k for k, share in enumerate(shares) if share >= least]
+        dropped += ((shares > 0) & (shares < least)).sum()
+        sizes.append(float(end.affine[0, 0]) / min(50 / HEIGHT, 60 / WIDTH))
+        # The frame is full along each side that the image covers, and the image whole where it is smaller.
+        (_, _, x), (_, _, y) = end.affine.tolist()
+        for at, extent, frame in ((x, WIDTH * float(end.affine[0, 0]), 60), (y, HEIGHT * float(end.affine[1, 1]), 50)):
+            low, high = sorted((0, round(frame - extent)))
+            assert low <= at <= high
+    assert dropped > 10
+    assert 0.48 < min(sizes) < 0.55
+    assert 1.95 < max(sizes) < 2.03
+
+
+def test_scale_jitter_pads_with_black_and_moves_other_targets():
+    white = torch.full((3, HEIGHT, WIDTH), 255, dtype=torch.uint8)
+    end = ScaleJitter((HEIGHT, WIDTH), (0.5, 0.5))(sample(white), rng())
+    assert set(end.image.unique().tolist()) == {0, 255}
+    assert (end.image[0] > 0).sum() == round(HEIGHT / 2) * round(WIDTH / 2)
+    still = ScaleJitter((HEIGHT, WIDTH), (1.0, 1.0))(sample(target=objects(BOXES)), rng())
+    assert still.image.equal(noise())
+    assert still.target.boxes.equal(objects(BOXES).boxes)
+
+
+def test_object_crop_keeps_objects_by_their_centres():
+    sizes, wholes, overlaps, generator = [], 0, [], rng()
+    for _ in range(400):
+        start, copied = sample(target=objects(BOXES)), copy.deepcopy(generator)
+        copied.random()
+        least = (1.0, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)[copied.integers(7)]
+        end = ObjectCrop()(start, generator)
+        _, height, width = end.image.shape
+        left, top = (-end.affine[:, 2]).int().tolist()
+        assert end.image.equal(noise()[:, top : top + height, left : left + width])
+        assert len(end.target) > 0
+        if (height, width) == (HEIGHT, WIDTH):
+            wholes += 1
+            continue
+        sizes.append((height / HEIGHT, width / WIDTH))
+        assert 0.5 <= width / height <= 2
+        shares, expected, best = share_left(start.target.boxes, end.affine, height, width), [], 0.0
+        for k, (x1, y1, x2, y2) in enumerate(BOXES):
+            x, y = (x1 + x2) / 2, (y1 + y2) / 2
+            if left < x < left + width and top < y < top + height and shares[k] >= 0.2:
+                expected.append(k)
+            shared = shares[k] * (x2 - x1) * (y2 - y1)
+            best = max(best, shared / ((x2 - x1) * (y2 - y1) + height * width - shared))
+        assert end.target.labels.tolist() == expected
+        overlaps.append(best)
+        assert best >= least
+    assert 35 < wholes < 57 + 80  # one in seven, and some of those that are to have an IoU of .7 or .9
+    assert min(overlaps) < 0.1
+    assert np.min(sizes) < 0.25
+    assert np.max(sizes) > 0.95
+
+
+def test_object_crop_leaves_alone_what_has_no_objects():
+    for target in (None, Label(torch.tensor(1)), objects([])):
+        start = sample(target=target)
+        assert ObjectCrop()(start, rng()) is start
+    assert ObjectCrop(0.0)(sample(target=objects(BOXES)), rng()).image.equal(noise())
+
+
 def test_cutout_is_a_grey_square_within_the_image():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     areas, hit, generator = set(), torch.zeros(20, 30), rng()
@@ -473,6 +565,8 @@ def test_trivial_augment_draws_uniformly(monkeypatch):
 # Draws.
 
 ALL = (
+    ObjectCrop(),
+    ScaleJitter((50, 44), (0.5, 1.5)),
     RandomResizedCrop((32, 40)),
     Shift(0.2),
     HorizontalFlip(),
@@ -593,6 +687,13 @@ def test_external_checks_what_comes_back():
         lambda: MixUp(0, 3),
         lambda: CutMix(-1, 3),
         lambda: LabelSmoothing(1.1, 3),
+        lambda: ScaleJitter((5, 5), (0, 1)),
+        lambda: ScaleJitter((5, 5), (2, 1)),
+        lambda: ScaleJitter((5, 5), min_visible=1.5),
+        lambda: ObjectCrop(1.5),
+        lambda: ObjectCrop(min_visible=-1),
+        lambda: Mosaic(2),
+        lambda: Mosaic(0.5, -0.1),
     ],
 )
 def test_settings_that_make_no_sense(wrong):
@@ -719,3 +820,81 @@ def test_batch_transforms_want_labels(transform, name):
         transform(batch(targets=(objects(BOXES),) * 4), rng())
     with pytest.raises(InputError, match=f"^{name} has no effect on images without targets"):
         transform(batch(targets=()), rng())
+
+
+def places(count, height=40, width=48):
+    """Images of which each pixel tells the image, the row and the column that it came from."""
+    y, x = torch.meshgrid(torch.arange(height) / 64, torch.arange(width) / 64, indexing="ij")
+    return torch.stack([torch.stack([torch.full_like(y, i / 8), y, x]) for i in range(count)])
+
+
+@pytest.mark.parametrize("count", [1, 3, 6])
+def test_mosaic_moves_objects_with_their_pixels(count):
+    boxes, own = [(3, 4, 20, 30), (30, 10, 45, 40), (0, 0, 48, 40), (25, 20, 26, 21)], set()
+    targets = tuple(
+        replace(objects(boxes[i % 5 :], 40, 48), labels=torch.arange(4)[i % 5 :] + 10 * i) for i in range(count)
+    )
+    start = batch(images=places(count), targets=targets)
+    before = start.images.clone()
+    for seed in range(20):
+        end = Mosaic(1.0)(start, rng(seed))
+        for i, (image, target) in enumerate(zip(end.images, end.targets, strict=True)):
+            number, row, column = (image * torch.tensor([8, 64, 64]).view(3, 1, 1)).round().long()
+            sources = set(number.unique().tolist())
+            assert sources == {(i - k) % count for k in range(4)}
+            own.add(int(number[0, 0]) == i)
+            # Which pixels of the mosaic show each object, looked up pixel by pixel in where they came from. One source
+            # may fill several tiles; a tile is a source and an offset.
+            y, x = torch.meshgrid(torch.arange(40), torch.arange(48), indexing="ij")
+            tiles = torch.stack([number, row - y, column - x]).flatten(1).unique(dim=1).T.tolist()
+            expected = []
+            for j, down, right in tiles:
+                here = (number == j) & (row - y == down) & (column - x == right)
+                for label, mask in zip(targets[j].labels.tolist(), targets[j].masks, strict=True):
+                    shown = mask[row, column] & here
+                    if shown.sum() >= 0.2 * mask.sum():
+                        expected.append((label, shown))
+            found = list(zip(target.labels.tolist(), target.masks, strict=True))
+            if len(tiles) == 4:  # else two tiles go on into one another
+                assert sorted(label for label, _ in found) == sorted(label for label, _ in expected)
+                for label, mask in found:
+                    assert any(label == other and mask.equal(shown) for other, shown in expected)
+            assert boxes_of(target.masks).equal(target.boxes)
+            seen = target.keypoints[..., 2] > 0
+            for mask, points, visible in zip(target.masks, target.keypoints, seen, strict=True):
+                for (px, py, _), inside in zip(points.tolist(), visible.tolist(), strict=True):
+                    assert not inside or mask[int(py), int(px)]
+    assert start.images.equal(before)
+    assert own == ({True, False} if count > 1 else {True})
+
+
+def test_mosaic_draws_from_its_generator_and_by_its_share():
+    targets = tuple(objects(BOXES[:k], 40, 48) for k in (0, 2, 5, 1, 3, 0))
+    start = batch(images=places(6), targets=targets)
+    one, two, three = (Mosaic(0.5)(start, rng(seed)) for seed in (4, 4, 5))
+    assert one.images.equal(two.images)
+    assert all(a.boxes.equal(b.boxes) for a, b in zip(one.targets, two.targets, strict=True))
+    assert not one.images.equal(three.images)
+    generator = rng()
+    changed = [
+        not image.equal(old)
+        for _ in range(100)
+        for image, old in zip(Mosaic(0.3)(start, generator).images, start.images, strict=True)
+    ]
+    assert abs(np.mean(changed) - 0.3) < 0.06
+    assert Mosaic(0.0)(start, rng()).images.equal(start.images)
+
+
+def test_mosaic_of_images_of_which_different_things_are_known():
+    plain, flagged = objects(BOXES[2:3]), replace(objects(BOXES[2:3]), crowd=torch.tensor([True]), masks=None)
+    start = batch(images=places(2, HEIGHT, WIDTH), targets=(plain, flagged))
+    target = Mosaic(1.0, min_visible=0.0)(start, rng()).targets[0]
+    assert target.masks is None
+    assert target.ignored is None
+    assert sorted(target.crowd.tolist()) == [False, False, True, True]
+
+
+def test_mosaic_wants_objects():
+    for targets in ((), None):
+        with pytest.raises(InputError, match=r"^mosaic has no effect on images without objects$"):
+            Mosaic(1.0)(batch(targets=targets), rng())

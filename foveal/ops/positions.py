@@ -1,0 +1,34 @@
+"""Where things are, as vectors of sines: Vaswani et al. 2017, arXiv:1706.03762; for images Carion et al. 2020, 2005.12872.
+
+code(t) = (sin w_0 t, cos w_0 t, sin w_1 t, cos w_1 t, ...),  w_i = 10000^(-2 i / width)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+SLOWEST = 10000  # the last wave is nearly so many times longer than the first
+
+
+def sine_code(t: Tensor, width: int) -> Tensor:
+    """(...) -> (..., width), an even number: nearby places have like codes."""
+    rates = SLOWEST ** (-torch.arange(0, width, 2, device=t.device, dtype=t.dtype) / width)
+    angles = t[..., None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
+
+
+def box_code(places: Tensor, width: int) -> Tensor:
+    """Points (..., 2) or boxes (..., 4) with coordinates of x first, in parts of the image -> (..., D width), D the
+    number of coordinates. What stands in x and y are a full turn of the fastest wave each, y first as in DETR."""
+    order = [1, 0, *range(2, places.shape[-1])]
+    return sine_code(2 * math.pi * places[..., order], width).flatten(-2)
+
+
+def grid_places(seen: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(B, h, w) bool, which places of a map show something -> (B, h, w, 2): x and y of the lower right corner of each
+    in parts of what is shown, so that images of any size begin near zero and end at one."""
+    count = seen.to(dtype)
+    x, y = count.cumsum(2), count.cumsum(1)
+    # What shows nothing has no size, and any place will do.
+    return torch.stack([x / (x[:, :, -1:] + 1e-6), y / (y[:, -1:] + 1e-6)], -1)

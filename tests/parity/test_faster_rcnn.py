@@ -1,0 +1,240 @@
+"""Faster R-CNN against torchvision: what both networks say, proposals, each loss term, gradients, and what is found."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from foveal.catalog import create
+from foveal.structures import Batch, Objects
+from foveal.system import Preprocess
+from foveal.weights import fits, translate
+
+from .compare import LABELS, TOLERANCE, on_meta, oracle, randomise, relative_error, row
+
+SIZE = 128, 192
+SIZES = ((16,), (32,), (64,), (96,), (160,))
+WIDTH, HIDDEN, ALL = 12, 20, 10**6
+FIELDS = {
+    "labels": LABELS,
+    "width": WIDTH,
+    "anchors": SIZES,
+    "hidden": HIDDEN,
+    "proposals": 60,
+    "learned_from": 90,
+    "sampled": ALL,  # larger than all that there is, so that nothing is left to chance
+    "sampled_regions": ALL,
+    "shortlist": ALL,
+    "detections": ALL,
+    "preprocess": Preprocess(SIZE, "squash", 1.0, (0.5,) * 3, (0.25,) * 3),
+}
+SECOND = {"pyramid_norm": True, "depth": 2, "convolutions": 2, "layers": 1}
+
+
+def build(second, norm=nn.BatchNorm2d):
+    """A narrow Faster R-CNN of torchvision, of its first or second version."""
+    models, theirs = oracle("torchvision.models"), oracle("torchvision.models.detection")
+    resnet = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
+    pyramid = theirs.backbone_utils.BackboneWithFPN(
+        resnet,
+        {f"layer{n}": str(n - 1) for n in range(1, 5)},
+        [64, 128, 256, 512],
+        WIDTH,
+        norm_layer=nn.BatchNorm2d if second else None,
+    )
+    parts = {}
+    if second:
+        parts["rpn_head"] = theirs.rpn.RPNHead(WIDTH, 3, conv_depth=2)
+        parts["box_head"] = theirs.faster_rcnn.FastRCNNConvFCHead(
+            (WIDTH, 7, 7), [WIDTH] * 2, [HIDDEN], norm_layer=nn.BatchNorm2d
+        )
+    else:
+        parts["box_head"] = theirs.faster_rcnn.TwoMLPHead(WIDTH * 49, HIDDEN)
+    counts = {f"rpn_{when}_nms_top_n_test": FIELDS["proposals"] for when in ("pre", "post")}
+    counts |= {f"rpn_{when}_nms_top_n_train": FIELDS["learned_from"] for when in ("pre", "post")}
+    reference = theirs.FasterRCNN(
+        pyramid,
+        min_size=SIZE[0],
+        max_size=SIZE[1],
+        image_mean=[0.5] * 3,
+        image_std=[0.25] * 3,
+        rpn_anchor_generator=theirs.anchor_utils.AnchorGenerator(SIZES, ((0.5, 1.0, 2.0),) * 5),
+        box_predictor=theirs.faster_rcnn.FastRCNNPredictor(HIDDEN, len(LABELS) + 1),
+        rpn_batch_size_per_image=ALL,
+        box_batch_size_per_image=ALL,
+        box_detections_per_img=ALL,
+        **counts,
+        **parts,
+    )
+    randomise(reference)
+    with torch.no_grad():  # deltas that keep proposals apart
+        reference.rpn.head.bbox_pred.weight *= 0.2
+        reference.roi_heads.box_predictor.bbox_pred.weight *= 0.2
+        reference.roi_heads.box_predictor.cls_score.weight *= 0.1
+    return reference
+
+
+def ours(path, state, **fields):
+    save_file(state, path)
+    backbone = create("resnet18", depths=(1, 1, 1, 1))
+    return create("fasterrcnn_resnet50_fpn", weights=path, **{**FIELDS, "backbone": backbone, **fields})
+
+
+@pytest.fixture(params=[False, True], ids=["first", "second"])
+def pair(request, tmp_path):
+    """torchvision's and, through a file of its weights, ours."""
+    reference = build(request.param)
+    system = ours(tmp_path / "weights.safetensors", reference.state_dict(), **(SECOND if request.param else {}))
+    assert translate(system, reference.state_dict())[0] == "torchvision"
+    return system.double().eval(), reference.double().eval()
+
+
+def a_batch(system):
+    draw = torch.Generator().manual_seed(1)
+    batch = system.preprocess.batch(list(torch.rand(2, 3, *SIZE, generator=draw, dtype=torch.float64)))
+    corner = torch.rand(12, 2, generator=draw, dtype=torch.float64) * torch.tensor([150, 90])
+    side = torch.rand(12, 2, generator=draw, dtype=torch.float64) * 80 + 4
+    limit = torch.tensor([SIZE[1], SIZE[0]])
+    boxes = torch.cat([corner, (corner + side).minimum(limit)], 1)
+    boxes[1], boxes[2] = boxes[0], torch.tensor([0, 0, SIZE[1], SIZE[0]])  # twice the same, and all of the image
+    labels = torch.randint(5, (12,), generator=draw)
+    targets = Objects(boxes[:9], labels[:9]), Objects(boxes[9:], labels[9:])
+    return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
+
+
+def test_outputs_and_proposals(pair):
+    system, reference = pair
+    batch = a_batch(system)
+    with torch.no_grad():
+        found = system(batch.images)
+        images = reference.transform(list(batch.images))[0]
+        maps = reference.backbone(images.tensors)
+        objects, deltas = reference.rpn.head(list(maps.values()))
+        objects, deltas = oracle("torchvision.models.detection.rpn").concat_box_prediction_layers(objects, deltas)
+        assert relative_error(found.seen.objects.flatten(), objects.flatten()) < TOLERANCE
+        assert relative_error(found.seen.deltas.flatten(0, 1), deltas) < TOLERANCE
+        assert torch.equal(found.seen.anchors, reference.rpn.anchor_generator(images, list(maps.values()))[0])
+        proposals = reference.rpn(images, maps)[0]
+        for boxes, expected in zip(found.boxes, proposals, strict=True):
+            assert relative_error(boxes, expected) < TOLERANCE
+        regions = reference.roi_heads.box_roi_pool(maps, proposals, images.image_sizes)
+        scores, moved = reference.roi_heads.box_predictor(reference.roi_heads.box_head(regions))
+    assert relative_error(found.classes, scores[:, [1, 2, 3, 4, 5, 0]]) < TOLERANCE
+    assert relative_error(found.deltas.flatten(1), moved[:, 4:]) < TOLERANCE
+
+
+def test_losses_and_gradients(pair, record_property):
+    system, reference = pair
+    batch = a_batch(system)
+    reference.train()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assign = reference.rpn.assign_targets_to_anchors
+
+    def exactly(*inputs):  # its labels of anchors are float32, and so is what it says of them
+        labels, boxes = assign(*inputs)
+        return [each.double() for each in labels], boxes
+
+    reference.rpn.assign_targets_to_anchors = exactly
+    targets = [{"boxes": each.boxes, "labels": each.labels + 1} for each in batch.targets]
+    expected = reference(list(batch.images), targets)
+    losses = system.loss(batch)
+    named = {
+        "objectness": "loss_objectness",
+        "proposal_box": "loss_rpn_box_reg",
+        "class": "loss_classifier",
+        "box": "loss_box_reg",
+    }
+    assert losses.keys() == named.keys()
+    errors = {name: abs(float(losses[name].detach() / expected[named[name]].detach()) - 1) for name in named}
+    assert max(errors.values()) < TOLERANCE, errors
+
+    weighed = dict(zip(named, (1.0, 0.7, 1.3, 0.9), strict=True))
+    sum(weighed[name] * losses[name] for name in named).backward()
+    sum(weighed[name] * expected[named[name]] for name in named).backward()
+    wanted = translate(system, {name: parameter.grad for name, parameter in reference.named_parameters()})[1]
+    gradients = {name: parameter.grad for name, parameter in system.named_parameters()}
+    assert gradients.keys() == wanted.keys()
+    wrong = {name: relative_error(gradients[name], wanted[name]) for name in wanted}
+    worst = max(wrong, key=wrong.__getitem__)
+    assert wrong[worst] < TOLERANCE, f"the gradient of {worst} differs by {wrong[worst]:.1e}"
+    variant = "fasterrcnn_resnet50_fpn" + ("_v2" if system.spec.convolutions else "") + " (narrow)"
+    count = sum(parameter.numel() for parameter in system.parameters())
+    figures = {"parameters": count, "logits": max(errors.values()), "gradients": wrong[worst]}
+    record_property("parity", row(variant, "torchvision", "FasterRCNN", "torchvision", figures))
+
+
+def test_what_is_found(pair):
+    system, reference = pair
+    batch = a_batch(system)
+    with torch.no_grad():
+        theirs = reference(list(batch.images))
+        found = system.decode(system(batch.images), batch)
+    for each, expected in zip(found, theirs, strict=True):
+        each = each[((each.boxes[:, 2:] - each.boxes[:, :2]) >= 0.01).all(1)]  # it does not tell of smaller ones
+        assert len(each) == len(expected["boxes"]) > 20
+        assert torch.equal(each.labels, expected["labels"] - 1)
+        assert relative_error(each.scores.double(), expected["scores"]) < 1e-6
+        assert relative_error(each.boxes.double(), expected["boxes"]) < 1e-6
+
+
+def test_old_files_have_other_names_and_no_eps(tmp_path):
+    """As those on disk: made before the pyramid's layers were numbered, with frozen norms that had no eps."""
+    frozen = partial(oracle("torchvision.ops").FrozenBatchNorm2d, eps=0.0)
+    reference = build(False, frozen)
+    state = {}
+    for name, tensor in reference.state_dict().items():
+        name = re.sub(r"(inner|layer)_blocks\.(\d)\.0\.", r"\1_blocks.\2.", name)
+        state[name.replace("rpn.head.conv.0.0.", "rpn.head.conv.")] = tensor
+        if name.endswith("running_var"):
+            tensor[:3] = torch.tensor([1e-6, 1e-5, 1e-4])  # where eps counts
+    assert "rpn.head.conv.weight" in state
+    system = ours(tmp_path / "old.safetensors", state).double()
+    images = torch.rand(1, 3, *SIZE, dtype=torch.float64)
+    with torch.no_grad():
+        maps = reference.double().backbone(reference.transform(list(images))[0].tensors)
+        for found, expected in zip(system.maps(images), maps.values(), strict=True):
+            assert relative_error(found, expected) < 1e-6  # the gains of the norms are kept in float32
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"])
+def test_parameters_names_and_rows_are_those_that_torchvision_publishes(name):
+    detection = oracle("torchvision.models.detection")
+    weights = oracle("torchvision.models").get_model_weights(name)["COCO_V1"]
+    second = name.endswith("v2")
+    reference = on_meta(lambda: getattr(detection, name)(weights=None, weights_backbone=None))
+    with torch.device("meta"):
+        system = create(name, labels=[str(i) for i in range(90)], frozen_norm=not second)
+        published = create(name)
+    background = 4 * 1025  # the parameters of a box for background, of which nothing is ever asked
+    count = sum(parameter.numel() for parameter in system.parameters())
+    assert count + background == weights.meta["num_params"] == (43712278 if second else 41755286)
+    if not second:
+        unfrozen = sum(parameter.numel() for parameter in reference.parameters())
+        assert unfrozen == 41808406 == weights.meta["num_params"] + 53120
+    assert fits(published, reference.state_dict())
+    categories = weights.meta["categories"]
+    assert list(published.labels) == [name for name in categories[1:] if name != "N/A"]
+    predictor = "roi_heads.box_predictor."
+    rows = {predictor + "cls_score.bias": torch.arange(91.0), predictor + "bbox_pred.bias": torch.arange(364.0)}
+    kept = translate(published, reference.state_dict() | rows)[1]
+    named = [categories[int(i)] for i in kept["predictor.score.bias"]]
+    assert named == [*published.labels, "__background__"]
+    assert [categories[int(i)] for i in kept["predictor.delta.bias"].view(80, 4)[:, 2] // 4] == named[:-1]
+    theirs, prepared = reference.transform, published.preprocess
+    assert (list(prepared.mean), list(prepared.std)) == (theirs.image_mean, theirs.image_std)
+    assert (prepared.resize, prepared.size) == ("bound", (*theirs.min_size, theirs.max_size))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("fasterrcnn_resnet50_fpn", 41699936), ("fasterrcnn_resnet50_c4", 33791644)]
+)
+def test_parameters_are_those_of_detectron2(name, count):
+    """Those that its models have for COCO's 80 classes, with frozen norms."""
+    with torch.device("meta"):
+        system = create(name, frozen_norm=True)
+    assert sum(parameter.numel() for parameter in system.parameters()) == count
