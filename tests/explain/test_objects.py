@@ -117,3 +117,34 @@ def test_occlusion_of_an_object_is_the_loop() -> None:
             covered[y : y + 4, x : x + 4] += 1
     assert drops.abs().max() > 0
     assert relative_error(occlusion(system, pixels, target, 4, 4)[0], drops / covered) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in foveal.names("detect") if name.endswith("_nano")])
+def test_every_detector(name: str) -> None:
+    torch.manual_seed(0)
+    system = foveal.create(name, score_threshold=0.0)
+    height, width = system.preprocess.size
+    pixels = torch.rand(3, height + 9, width - 14, generator=torch.Generator().manual_seed(0))
+    first: Any = system.predict([pixels])[0]
+    for method in METHODS:
+        settings: dict[str, Any] = {"window": height // 3, "stride": height // 3} if method == "occlusion" else {}
+        found = foveal.explain(system, pixels, method, object=2, **settings)
+        assert found.target == system.labels[int(first.labels[1])]
+        assert found.probability == pytest.approx(float(first.scores[1]), rel=1e-4)
+        assert found.score == pytest.approx(found.probability, rel=0.05)  # but for what the padding cuts off
+        assert found.heat.shape == pixels.shape[1:]
+        assert float(found.heat.max()) == pytest.approx(1, rel=1e-4) or not (found.map > 0).any()
+        assert found.map.abs().max() > 0
+
+
+def test_an_object_at_the_border_has_its_whole_score() -> None:
+    class Beyond(Looker):
+        def candidates(self, outputs: Tensor) -> list[Any]:
+            return [type(c)(c.boxes - 3, c.scores) for c in super().candidates(outputs)]
+
+    pixels = torch.zeros(3, 32, 32)
+    pixels[0, :8, :8] = 1
+    found = foveal.explain(Beyond(), pixels, "saliency")
+    assert found.box is not None
+    assert found.box.tolist() == [0, 0, 5, 5]
+    assert found.score == pytest.approx(found.probability, rel=1e-5)
