@@ -65,6 +65,9 @@ def accelerate(
     reasons: dict[str, str] = {}
     with torch.no_grad():
         expected = _plain(system)(images)
+        if not isinstance(expected, Tensor):
+            name = system.name or type(system).__name__
+            raise InputError(f"{name} cannot be accelerated: its forward gives several tensors; leave out plan auto")
         allowed = {"float32": TOLERANCE}
         if precision != "float32":
             rounded = _typed(_plain(system), precision)(images)

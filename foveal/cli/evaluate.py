@@ -2,8 +2,10 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from foveal.cli.common import RunOrName, answer, find_system, one_line, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.errors import InputError
 
 
@@ -17,11 +19,14 @@ class Evaluate:
     system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
     data: str
-    """A built-in set, a folder of class folders, or a CSV file."""
+    """A built-in set, a folder of images, or a file, as foveal check takes it."""
     split: str | None = None
     """train, val or test; default test, else val, else all images."""
     weights: str | None = None
     """Published weights for a system given by its name."""
+    out: str | None = None
+    """Of a detector: folder for predictions.json, in COCO's form of results, with the ids of a COCO file if it is one
+    that was measured on."""
     batch_size: int = 64
     """Images that are in memory together."""
     workers: int | None = None
@@ -37,21 +42,36 @@ def run(words: list[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
-    from foveal.train.evaluate import evaluation_loader, measure
+    from foveal.train.evaluate import check_truths, evaluation_loader, measure
 
+    if options.out:
+        check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device)
+    if options.out:
+        from foveal.report.answers import check_saved
+
+        check_saved(system)
     dataset = load_dataset(options.data, split=options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
-    metrics = measure(system, loader).values
+    check_truths(system, loader.dataset)
+    measured = measure(system, loader)
     document = {
         "system": options.system,
         "data": options.data,
         "split": dataset.split,
         "images": len(dataset) - len(loader.unreadable),
         "unreadable": loader.unreadable,
-        "metrics": metrics,
+        "metrics": measured.values,
     }
     lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: {document['images']} images"]
     lines += [f"left out, as it cannot be read: {one_line(reason)}" for reason in loader.unreadable.values()]
-    lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in metrics.items()]))
+    lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in measured.values.items()]))
+    if options.out:
+        from foveal.report.answers import save_measured
+
+        items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
+        found: Any = measured.evaluator
+        path = save_measured(Path(options.out), found.predictions, loader.dataset, items)
+        document["predictions"] = str(path)
+        lines.append(f"written: {document['predictions']}")
     answer(document, options.json, "\n".join(lines))

@@ -10,12 +10,10 @@ import tyro
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.errors import InputError
 
-PICTURES = 100  # more would be too small to see, and too much to hold
-
 
 @dataclass
 class Predict:
-    """Name what images show, most probable class first.
+    """Say what images show: the class of each, most probable first, or the objects in it with their boxes.
 
     Example: foveal predict runs/digits photos/*.jpg --out predictions
     """
@@ -25,11 +23,14 @@ class Predict:
     images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE...")]
     """Image files, or folders of them."""
     out: str | None = None
-    """Folder for predictions.json and a picture of the images, the first 100, with their classes."""
+    """Folder for predictions.json and pictures: the first 100 images with their classes, or with their objects; of
+    objects the file is in COCO's form of results, and holds those below the threshold too."""
     weights: str | None = None
     """Published weights for a system given by its name."""
-    top: int = 3
-    """How many classes to name."""
+    top: int | None = None
+    """How many classes of an image to name; default 3."""
+    threshold: float | None = None
+    """Probability from which on an object is told; default 0.5."""
     plan: Literal["eager", "auto"] = "eager"
     """auto: measure the ways to run this system here, and take the fastest; for many images."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -42,12 +43,9 @@ class Predict:
 
 def run(words: list[str]) -> int:
     options = parse(Predict, "predict", words)
-    from torch import Tensor
-
     from foveal.data.image import ImageError, read_image
+    from foveal.report.answers import answers
 
-    if options.top < 1:
-        raise InputError(f"top must be at least 1, not {options.top}")
     paths = _image_files(options.images)
     if options.precision != "float32" and options.plan == "eager":
         raise InputError(f"precision {options.precision} has no effect without --plan auto")
@@ -56,13 +54,15 @@ def run(words: list[str]) -> int:
     if options.out:
         check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device)
+    folder = Path(options.out) if options.out else None
+    told = answers(system, folder, {"top": options.top, "threshold": options.threshold})
     if options.plan == "auto":
         from foveal.accelerate import accelerate
 
         accelerated = accelerate(system, 1, options.precision)
         system = accelerated.system
         print(f"foveal: {accelerated}", file=sys.stderr)
-    predictions, unreadable, pictures = [], {}, list[Tensor]()
+    predictions, unreadable = [], {}
     for path in paths:
         try:
             image = read_image(path)
@@ -70,21 +70,10 @@ def run(words: list[str]) -> int:
             unreadable[str(path)] = str(error)
             print(f"foveal: {one_line(str(error))}", file=sys.stderr)
             continue
-        best = system.predict([image])[0].top(system.labels, options.top)
-        top = [{"label": label, "score": score} for label, score in best]
-        predictions.append({"image": str(path), **top[0], "top": top})
-        if options.out and len(pictures) < PICTURES:
-            pictures.append(image)
+        predictions.append(told.take(str(path), image, system.predict([image])[0]))
     document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
-    rows = [
-        (p["image"], p["label"], f"{p['score']:.3f}", ", ".join(f"{t['label']} {t['score']:.3f}" for t in p["top"][1:]))
-        for p in predictions
-    ]
-    answer(document, options.json, table(("image", "class", "probability", "next"), rows))
-    if options.out:
-        from foveal.report.draw import save_predictions
-
-        save_predictions(Path(options.out), document, pictures)
+    answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
+    told.save(document)
     return 2 if unreadable else 0
 
 

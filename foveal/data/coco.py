@@ -57,6 +57,16 @@ def load(path: Path, complain: Complaints) -> Dataset:
     return rows.dataset(str(path), root, list(order), hints)
 
 
+def annotation_file(source: str, split: str | None) -> Path | None:
+    """The JSON file that a view of this source and split comes from; None where it is not of one such file."""
+    root = Path(source)
+    if root.is_file():
+        return root if root.suffix.lower() == ".json" else None
+    files = _files(root) if root.is_dir() else {}
+    named = [file for file, own in files.items() if len(files) == 1 or own == split]
+    return named[0] if len(named) == 1 else None
+
+
 def _folder_split(file: Path) -> str | None:
     return SPLIT_NAMES.get(file.parent.name.lower()) if file.stem == ROBOFLOW else None
 

@@ -122,8 +122,8 @@ class Detector(System):
 
     def score(self, images: Tensor, target: str | Objects) -> Tensor:
         """How surely each image (B, 3, H, W) shows a class anywhere, by its name; or one object (its box in pixels of
-        these images), which is the most that any candidate has of IoU with its box times probability of its class
-        (D-RISE, Petsiuk et al. 2020, arXiv:2006.03204)."""
+        these images), which is the most that any candidate, cut to the image as detections are, has of IoU with its box
+        times probability of its class (D-RISE, Petsiuk et al. 2020, arXiv:2006.03204)."""
         found = self.candidates(self(images))
         if isinstance(target, str):
             index = self.index(target)
@@ -131,7 +131,7 @@ class Detector(System):
         index = int(target.labels[0])
         scores = []
         for each in found:
-            boxes = each.boxes[:, index if each.boxes.shape[1] > 1 else 0]
+            boxes = clip(each.boxes[:, index if each.boxes.shape[1] > 1 else 0], (images.shape[2], images.shape[3]))
             scores.append((iou(boxes, target.boxes[:1].to(boxes))[:, 0] * each.scores[:, index]).max())
         return torch.stack(scores)
 

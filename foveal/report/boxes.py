@@ -63,7 +63,7 @@ def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SI
     picture = Image.fromarray(pixels)
     picture = picture if picture.size == size else picture.resize(size, way)
     draw, side = ImageDraw.Draw(picture), max(size)
-    font, thick = _font(max(10, round(text * side))), max(2, round(side / 240))
+    font, thick = _font(max(10, round(text * side))), max(2, round(side / 130))
     places = [_within(mark.box, scale, size, thick) for mark in marks]
     for mark, place in reversed([*zip(marks, places, strict=True)]):
         _outline(draw, place, mark, thick)

@@ -4,11 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foveal.report.parts import Html, number, tag
+from foveal.report.parts import Html, join, number, tag
 
 WIDTH, HEIGHT = 360, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 350, 10, 176  # edges of the plot itself; the rest is for numbers
 MOST_POINTS = 400  # of one line
+MOST_FIGURES = 3  # that only the validation has and that are seen at once
 DECADES = 2  # between the least and the largest loss, from which on the axis is logarithmic
 
 Points = list[tuple[int, float]]
@@ -31,7 +32,13 @@ def curves(history: Sequence[Mapping[str, Any]], best: int | None) -> Html:
             series.setdefault("learning rate", {}).setdefault("lr", []).append((record["epoch"], record["lr"]))
     # Figures of the validation first, then what only the training has; the learning rate goes last.
     names = sorted(series, key=lambda name: (name == "learning rate", "val" not in series[name]))
-    return tag("div", *(chart(name, series[name], best) for name in names if series[name]), class_="charts")
+    names = [name for name in names if series[name]]
+    folded = [name for name in names if series[name].keys() == {"val"}][MOST_FIGURES:]
+    drawn, more = (
+        tag("div", *(chart(name, series[name], best) for name in names if (name in folded) == fold), class_="charts")
+        for fold in (False, True)
+    )
+    return join([drawn, tag("details", tag("summary", f"More figures: {len(folded)}"), more)]) if folded else drawn
 
 
 def chart(name: str, lines: Mapping[str, Points], best: int | None, along: str = "epoch") -> Html:

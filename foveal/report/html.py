@@ -13,7 +13,7 @@ from foveal.catalog import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
-from foveal.report import classify, signals
+from foveal.report import classify, detect, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
@@ -32,7 +32,10 @@ PARTS = {
 }
 
 # What a task adds: (system, view, batch size, workers) -> sections.
-TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {"classify": classify.sections}
+TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {
+    "classify": classify.sections,
+    "detect": detect.sections,
+}
 
 
 def write_report(run: str | PathLike[str], dataset: Dataset, system: System | None = None) -> Path:

@@ -4,38 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import foveal
-from foveal.detect.detector import Candidates, Detector, DetectorSpec
 from foveal.explain.occlusion import occlusion
 from foveal.structures import Objects
-from foveal.system import Preprocess
 from tests.parity.compare import randomise, relative_error
-from tests.toys import Detector as Learner
+from tests.toys import Detector, Looker
 
 METHODS = ("gradcam", "occlusion", "saliency")
-
-
-class Looker(Detector):
-    """Finds red and green squares of 8 x 8 pixels by the mean of that colour, and knows nothing else of them."""
-
-    def __init__(self, rule: Any = "fit", labels: tuple[str, ...] = ("red", "green")) -> None:
-        preprocess = Preprocess((32, 32), rule, 1.0, (0.0,) * 3, (1.0,) * 3)
-        super().__init__(DetectorSpec(labels, preprocess, score_threshold=0.3))
-        self.look = nn.AvgPool2d(8, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.look(self.normalize(images))[:, :2]
-
-    def candidates(self, outputs: Tensor) -> list[Candidates]:
-        y, x = torch.meshgrid(*(4.0 * torch.arange(n) for n in outputs.shape[-2:]), indexing="ij")
-        boxes = torch.stack([x, y, x + 8, y + 8], -1).view(-1, 1, 4)
-        return [Candidates(boxes, (20 * (one - 0.6)).sigmoid().flatten(1).T) for one in outputs]
-
-    @property
-    def explained_layer(self) -> str:
-        return "look"
 
 
 RED, GREEN = (4, 8, 12, 16), (20, 16, 28, 24)
@@ -126,7 +103,7 @@ def test_a_classifier_has_no_objects() -> None:
 
 def test_occlusion_of_an_object_is_the_loop() -> None:
     # A network whose maps change in a rectangle only, so that the quick way through it is taken.
-    system: Any = randomise(Learner()).double()
+    system: Any = randomise(Detector()).double()
     draw = torch.Generator().manual_seed(0)
     pixels = torch.rand(1, 3, 24, 24, dtype=torch.float64, generator=draw)
     target = Objects(torch.tensor([[6.0, 6.0, 15.0, 14.0]]), torch.tensor([0]))
@@ -140,3 +117,34 @@ def test_occlusion_of_an_object_is_the_loop() -> None:
             covered[y : y + 4, x : x + 4] += 1
     assert drops.abs().max() > 0
     assert relative_error(occlusion(system, pixels, target, 4, 4)[0], drops / covered) < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in foveal.names("detect") if name.endswith("_nano")])
+def test_every_detector(name: str) -> None:
+    torch.manual_seed(0)
+    system = foveal.create(name, score_threshold=0.0)
+    height, width = system.preprocess.size
+    pixels = torch.rand(3, height + 9, width - 14, generator=torch.Generator().manual_seed(0))
+    first: Any = system.predict([pixels])[0]
+    for method in METHODS:
+        settings: dict[str, Any] = {"window": height // 3, "stride": height // 3} if method == "occlusion" else {}
+        found = foveal.explain(system, pixels, method, object=2, **settings)
+        assert found.target == system.labels[int(first.labels[1])]
+        assert found.probability == pytest.approx(float(first.scores[1]), rel=1e-4)
+        assert found.score == pytest.approx(found.probability, rel=0.05)  # but for what the padding cuts off
+        assert found.heat.shape == pixels.shape[1:]
+        assert float(found.heat.max()) == pytest.approx(1, rel=1e-4) or not (found.map > 0).any()
+        assert found.map.abs().max() > 0
+
+
+def test_an_object_at_the_border_has_its_whole_score() -> None:
+    class Beyond(Looker):
+        def candidates(self, outputs: Tensor) -> list[Any]:
+            return [type(c)(c.boxes - 3, c.scores) for c in super().candidates(outputs)]
+
+    pixels = torch.zeros(3, 32, 32)
+    pixels[0, :8, :8] = 1
+    found = foveal.explain(Beyond(), pixels, "saliency")
+    assert found.box is not None
+    assert found.box.tolist() == [0, 0, 5, 5]
+    assert found.score == pytest.approx(found.probability, rel=1e-5)

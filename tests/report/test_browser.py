@@ -13,7 +13,7 @@ from foveal.report.html import write_report
 from foveal.train.config import TrainConfig
 from tests.report.browser import EXECUTABLE, Browser
 from tests.report.conftest import answering
-from tests.toys import small_digits
+from tests.toys import Detector, small_digits, squares
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="there is no chromium or chrome on the PATH")
 
@@ -87,9 +87,18 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, dataset, system)
 
 
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a short training to detect."""
+    torch.manual_seed(0)
+    system, run = Detector(), tmp_path_factory.mktemp("runs") / "run"
+    foveal.train(system, squares(), TrainConfig(out=str(run), epochs=3, plan="eager", quiet=True, report=False))
+    return write_report(run, squares(), system)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("report", ["digits", "crowded"])
+@pytest.mark.parametrize("report", ["digits", "crowded", "found"])
 def test_the_page(browser: Browser, report: str, width: int, scheme: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(report)
     browser.open(path, width, scheme)

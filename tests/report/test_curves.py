@@ -110,3 +110,14 @@ def test_a_long_run_keeps_its_peaks() -> None:
     assert fewer == sorted(fewer)
     assert {(4322, 7.0), (7001, -7.0)} <= set(fewer)
     assert thinned(points[:MOST_POINTS]) == points[:MOST_POINTS]
+
+
+def test_many_figures_of_the_validation_are_folded() -> None:
+    val = {f"figure {n}": 0.1 * n for n in range(5)}
+    history = [{"epoch": 1, "lr": 0.1, "train": {"a": 1.0, "b": 2.0, "loss": 3.0}, "val": val, "best": True}]
+    part = read(curves(history, 1))
+    (folded,) = part.iter("details")
+    assert [said(next(figure.iter("b"))) for figure in folded.iter("figure")] == ["figure 3", "figure 4"]
+    assert len(list(part.iter("figure"))) == 5 + 4
+    history[0]["val"] = {name: val[name] for name in list(val)[:3]}
+    assert not list(read(curves(history, 1)).iter("details"))
