@@ -119,6 +119,9 @@ class FasterRCNN(Proposer):
             x = self.backbone.network.get_submodule(self.spec.last_stage)(x)
         return self.predictor(self.head(x))
 
+    def class_major(self, name: str) -> bool:
+        return name.startswith("predictor.delta.")
+
     def candidates(self, outputs: Found) -> list[Candidates]:
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
 

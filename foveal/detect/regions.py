@@ -179,6 +179,9 @@ class RegionDetector(Detector):
         boxes = self.regions(images)
         return Regions(tuple(boxes), *self.look(images, boxes))
 
+    def class_major(self, name: str) -> bool:
+        return name.startswith("predictor.delta.")
+
     def candidates(self, outputs: Regions) -> list[Candidates]:
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
 
