@@ -52,9 +52,9 @@ def test_loss_is_finite_whatever_there_is(name, target):
     assert all(term.isfinite() for term in terms.values())
     assert all(p.grad is None or p.grad.isfinite().all() for p in system.parameters())
     learned = target if target.crowd is None and target.ignored is None else objects()
-    assert (float(terms["box"].detach()) > 0) == (
-        len(learned) > 0 and not (name == "fcos_nano" and target.boxes[0, 0] == 30)
-    )
+    # The one pixel lies between the places of FCOS.
+    unseen = name == "fcos_nano" and torch.equal(learned.boxes[:, 2:] - learned.boxes[:, :2], torch.ones(1, 2))
+    assert (float(terms["box"].detach()) > 0) == (len(learned) > 0 and not unseen)
 
 
 @pytest.mark.parametrize("name", NANO)
