@@ -240,6 +240,8 @@ def test_other_classes(name: str) -> None:
         name
         for name in foveal.names()
         if (name.endswith("_nano") or name == "lenet" or "linear" in name) and kind(name).loss is not System.loss
+        # The corners of proposals move with the weights, and no gradient is to go through them.
+        and kind(name).__name__ != "FasterRCNN"
     ],
 )
 def test_gradients_are_right(name: str) -> None:
