@@ -29,6 +29,8 @@ OTHER_SIDES = {
     "sasa_resnet26": (48,),
     "sasa_resnet38": (48,),
     "sasa_resnet50": (48,),
+    "detr_resnet50": (64,),
+    "detr_resnet101": (64,),
 }
 
 # What published weights bring along though it never has an effect, so that its gradient is zero but for rounding: the

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError
-from foveal.nn.attention import EncoderBlock, SelfAttention, attend, mlp
+from foveal.nn.attention import Attention, EncoderBlock, PostNormDecoder, PostNormEncoder, SelfAttention, attend, mlp
 from foveal.nn.stochastic_depth import StochasticDepth
 
 from ..parity.compare import randomise, relative_error
@@ -163,3 +163,55 @@ def test_each_matrix_keeps_the_variance():
 def test_the_heads_share_the_width(heads):
     with pytest.raises(InputError, match=f"not 12 for {heads}"):
         SelfAttention(WIDTH, heads)
+
+
+# torch's names of what a block is made of -> ours, but for the packed matrices of q, k and v.
+NAMES = {"self_attn.": "attention.", "multihead_attn.": "cross_attention.", "out_proj": "out", "linear": "mlp.fc"}
+
+
+def from_torch(block: nn.Module) -> dict[str, Tensor]:
+    state = {}
+    for name, tensor in block.state_dict().items():
+        for theirs, ours in NAMES.items():
+            name = name.replace(theirs, ours)
+        if "in_proj_" in name:
+            state |= {name.replace("in_proj_", f"{x}."): part for x, part in zip("qkv", tensor.chunk(3), strict=True)}
+        else:
+            state[name] = tensor
+    return state
+
+
+def test_post_norm_blocks_are_torchs_where_nothing_has_a_position():
+    shape = {"dim_feedforward": 20, "dropout": 0.0, "batch_first": True}
+    x, z = torch.randn(B, T, WIDTH, dtype=torch.float64), torch.randn(B, S, WIDTH, dtype=torch.float64)
+    hidden = torch.zeros(B, S, dtype=torch.bool)
+    hidden[0, 4:] = True
+    bias = torch.zeros(B, 1, 1, S, dtype=torch.float64).masked_fill(hidden[:, None, None], -math.inf)
+    theirs = randomise(nn.TransformerEncoderLayer(WIDTH, HEADS, **shape)).double().train()  # no fast path
+    ours = PostNormEncoder(WIDTH, HEADS, 20).double()
+    ours.load_state_dict(from_torch(theirs))
+    expected = theirs(z, src_key_padding_mask=hidden)
+    assert relative_error(ours(z, torch.zeros_like(z), bias), expected) < 1e-12
+    theirs = randomise(nn.TransformerDecoderLayer(WIDTH, HEADS, **shape)).double().train()
+    ours = PostNormDecoder(WIDTH, HEADS, 20).double()
+    ours.load_state_dict(from_torch(theirs))
+    expected = theirs(x, z, memory_key_padding_mask=hidden)
+    assert relative_error(ours(x, torch.zeros_like(x), z, torch.zeros_like(z), bias), expected) < 1e-12
+
+
+def test_positions_are_asked_with_and_not_found():
+    """Where all values are alike, no position changes what is found."""
+    attention = randomise(Attention(WIDTH, HEADS)).double()
+    q, k = torch.randn(2, B, T, WIDTH, dtype=torch.float64)
+    same = torch.ones(B, T, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(attention(q, k, same), attention(k, q, same))
+    assert not torch.allclose(attention(q, k, q), attention(q, k, k))
+
+
+def test_attention_drops_while_training_alone():
+    attention = randomise(Attention(WIDTH, HEADS, dropout=0.5))
+    x = torch.randn(B, T, WIDTH)
+    assert torch.equal(attention.eval()(x, x, x), attention(x, x, x))
+    assert not torch.equal(attention.train()(x, x, x), attention(x, x, x))
+    with pytest.raises(InputError, match="heads"):
+        Attention(WIDTH, 5)
