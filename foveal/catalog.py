@@ -49,13 +49,17 @@ FAMILIES = {
     "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
-    "detect.retinanet:RetinaNet": "retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 retinanet_efficientnet_lite0_fpn "
-    "retinanet_nano",
-    "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
+    "detect.sliding_window:SlidingWindow": "sliding_window sliding_window_nano",
+    "detect.rcnn:RCNN": "rcnn_vgg16 rcnn_nano",
+    "detect.fast_rcnn:FastRCNN": "fast_rcnn_vgg16 fast_rcnn_nano",
     "detect.proposals:RPN": "rpn_resnet50_fpn rpn_nano",
     "detect.faster_rcnn:FasterRCNN": "fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_c4 "
     "fasterrcnn_efficientnet_lite0_fpn faster_rcnn_nano",
-    "detect.detr:DETR": "detr_resnet50 detr_resnet101",
+    "detect.retinanet:RetinaNet": "retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 retinanet_efficientnet_lite0_fpn "
+    "retinanet_nano",
+    "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
+    "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
+    "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

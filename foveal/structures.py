@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+ANYTHING = ("object",)  # the class names of a system that finds objects and does not name them
+
 
 @dataclass(frozen=True)
 class Target:

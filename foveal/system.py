@@ -251,6 +251,11 @@ class System(nn.Module):
         Here none."""
         return ()
 
+    def class_major(self, name: str) -> bool:
+        """Of a tensor with several rows for each class, whether those of one class lie together, (C, k), or those of
+        one place, (k, C); here the latter. A row of no class, as of background, is the last."""
+        return False
+
     def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
         """Why weights under this system's names are not its own, where it knows better than names and shapes tell."""
         return None

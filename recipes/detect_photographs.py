@@ -2,7 +2,7 @@
 
 claim     on BCCD (364 photographs of blood cells, Pascal VOC's layout) it reaches a test mAP50 of at least 0.80 within
           60 minutes when its backbone, EfficientNet-Lite0, begins with its ImageNet weights; from scratch beside it
-command   python recipes/detect_photographs.py --data FOLDER [--name NAME] [--start package] [--epochs E] [--side S]
+command   python recipes/detect_photographs.py --data FOLDER [--name NAME] [--start package] [--epochs E] [--size H W]
 cost      an hour each on two cores
 expected  0.80 or more with the weights of the package
 measured  docs/results.md
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--name", default=NAME, help=f"a detector on EfficientNet-Lite0; default {NAME}")
     parser.add_argument("--start", choices=("package", "scratch"), nargs="+", default=["package", "scratch"])
     parser.add_argument("--epochs", type=int, help="default: those of the detector's recipe")
-    parser.add_argument("--side", type=int, help="of the image in pixels; default: the detector's")
+    parser.add_argument("--size", type=int, nargs=2, help="height and width in pixels; default: the detector's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/detect_photographs"))
     options = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 def compare(start: str, data: Any, options: argparse.Namespace) -> None:
     """Train from one start, and print what the test split says of it."""
     torch.manual_seed(options.seed)
-    fields: dict[str, Any] = {} if options.side is None else {"image_size": options.side}
+    fields: dict[str, Any] = {} if options.size is None else {"image_size": tuple(options.size)}
     if start == "scratch":
         fields["frozen_norm"] = False  # statistics that nobody has taken are nothing to keep
     system = foveal.create(

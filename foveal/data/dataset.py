@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveal.data.image import read_image
 from foveal.errors import InputError, few, nearest
-from foveal.structures import Label, Target
+from foveal.structures import ANYTHING, Label, Target
 
 SPLITS = ("train", "val", "test")
 
@@ -230,7 +230,13 @@ class Dataset:
         return [label for label, count in self.class_counts().items() if not count] if known else []
 
     def relabel(self, labels: Sequence[str]) -> "Dataset":
-        """The same data with the class order of a system. Raises InputError for a class that the system lacks."""
+        """The same data with the class order of a system; one that knows nothing but ANYTHING calls everything so.
+
+        Raises InputError for a class that the system lacks.
+        """
+        if tuple(labels) == ANYTHING and self.labels:
+            nothing = torch.zeros(len(self.labels), dtype=torch.int64)
+            return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])
         if tuple(labels) == self.labels:
             return self
         unknown = [label for label in self.labels if label not in labels]

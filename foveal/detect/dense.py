@@ -40,7 +40,7 @@ class DenseSpec(DetectorSpec):
 class Head(nn.Module):
     """A tower of convolutions and, on what leaves it, one for each thing that is told: the same for all maps.
 
-    Maps (B, width, h, w) -> {name: (B, N, K)}, with N = sum of h w `shapes` over the maps: row by row, column by column,
+    Maps (B, width, h, w) -> {name: (B, N, K)}, N = sum of h w `shapes` over the maps: row by row, column by column,
     then shape by shape.
 
     told:   K of each name.

@@ -1,6 +1,6 @@
 """What all detectors share: candidate boxes in, a set of objects, their spec and an explainable score out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -79,6 +79,11 @@ class Detector(System):
     @property
     def base(self) -> System | None:
         return self.spec.backbone if isinstance(self.spec.backbone, System) else None
+
+    def needed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All but what batch norms count with, where they are frozen."""
+        own = self.state_dict().keys()
+        return {n: value for n, value in weights.items() if n in own or not n.endswith("num_batches_tracked")}
 
     def candidates(self, outputs: Any) -> list[Candidates]:
         """What `forward` gave -> the candidates of each image, differentiable."""

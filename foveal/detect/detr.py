@@ -10,34 +10,38 @@ query learns its object or that there is none (equation 2), and so do the answer
 
 Departs from the paper: one learning rate for all, where the paper's backbone has a tenth of it.
 
-Queries take long to find out where to look. With `anchored` each of them is a box (Liu et al. 2022, DAB-DETR,
-arXiv:2201.12329): its position is the code of the box, each layer corrects the box that it was given, and attention to
-the image is weighed by a Gaussian around it (Gao et al. 2021, SMCA, arXiv:2101.07448):
+Queries take long to find out where to look. With `anchored` they are given boxes to begin with, which the places of the
+image propose (the two stages of Zhu et al. 2020, Deformable DETR, arXiv:2010.04159): each token answers by itself, and
+the Q surest ones become queries. Each object is to be proposed by several tokens (Jia et al. 2022, H-DETR,
+arXiv:2207.13080). A query's position is the code of its box, which each layer corrects (Liu et al. 2022, DAB-DETR,
+arXiv:2201.12329), and its attention is weighed by a Gaussian around the box (Gao et al. 2021, SMCA, arXiv:2101.07448):
 
     box <- sigmoid(logit(box) + mlp(y)),  bias(place) = -|(place - centre) / size|^2
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
-from foveal.detect.labels import COCO
+from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError, check_drop
 from foveal.nn.attention import PostNormDecoder, PostNormEncoder, check_heads
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from foveal.ops.matching import assign
 from foveal.ops.positions import box_code, grid_places
-from foveal.structures import Batch, Objects
+from foveal.structures import Batch
 from foveal.system import Preprocess
 
 Compare = Callable[[Tensor, Tensor], Tensor]
 
-WEIGHTS = {"class": 1.0, "box": 5.0, "giou": 2.0}  # of the costs of a pair, and of the terms of the loss
+SIDE = 0.25  # of the box, in parts of the image, that each place corrects to propose one
+MARGIN = 0.05  # what a query sees around its box, however small that is
+WEIGHTS = {"box": 5.0, "giou": 2.0}  # of the costs of a pair, and of the terms of the loss
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,11 @@ class DETRSpec(DetectorSpec):
     decoder_depth: blocks in which queries look at places.
     queries:       how many objects can be found.
     dropout:       probability, of attention and after each matrix but those of q, k and v.
+    class_weight:  of the class in the cost of a pair and in the loss, beside 5 for the L1 distance and 2 for GIoU.
     no_object:     weight of "no object" in the loss of the class, since that is what most queries are to say.
-    anchored:      queries are boxes that each block of the decoder looks around, and corrects.
+    anchored:      queries are boxes, at most `queries` of those that places of the image propose; each block of the
+                   decoder looks around them and corrects them.
+    proposals:     of how many places each object is to be proposed, where they are anchored.
     """
 
     width: int = 256
@@ -61,16 +68,18 @@ class DETRSpec(DetectorSpec):
     decoder_depth: int = 6
     queries: int = 100
     dropout: float = 0.1
+    class_weight: float = 1.0
     no_object: float = 0.1
     anchored: bool = False
+    proposals: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden", "decoder_depth", "queries"):
+        for name in ("hidden", "decoder_depth", "queries", "proposals"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.encoder_depth < 0 or self.no_object <= 0:
-            raise InputError("encoder_depth is at least 0, and no_object above 0")
+        if self.encoder_depth < 0 or self.no_object <= 0 or self.class_weight <= 0:
+            raise InputError("encoder_depth is at least 0, no_object and class_weight are above 0")
         if self.width % 4:
             raise InputError(f"width must be a multiple of 4, for sines and cosines of x and y, not {self.width}")
         check_heads(self.width, self.heads)
@@ -84,11 +93,13 @@ class Answers:
     logits: (L, B, Q, C + 1) scores before the softmax, "no object" last.
     boxes:  (L, B, Q, 4) centre and size, in parts of what is shown.
     frames: (B, 4) which part of the images is shown and no padding, x1, y1, x2, y2 in pixels.
+    proposed: logits (B, S, C + 1) and boxes (B, S, 4) of the S places of the map, where queries are anchored.
     """
 
     logits: Tensor
     boxes: Tensor
     frames: Tensor
+    proposed: tuple[Tensor, Tensor] | None = None
 
 
 def l1(found: Tensor, wanted: Tensor) -> Tensor:
@@ -110,50 +121,64 @@ def box_mlp(inputs: int, width: int, outputs: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+class Start(NamedTuple):
+    """What the decoder begins with: content (B, Q, width) and boxes (B, Q, 4) before the sigmoid, which its answers are
+    added to; and what places proposed, if they did."""
+
+    content: Tensor
+    boxes: Tensor
+    proposed: tuple[Tensor, Tensor] | None = None
+
+
 class Queries(nn.Module):
-    """Q learned vectors, which are the same for all images; they look anywhere."""
+    """Learned vectors (Q, width), the same for all images, which look anywhere."""
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, spec: DETRSpec) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(count, width))
+        self.weight = nn.Parameter(torch.randn(spec.queries, spec.width))
 
-    def start(self, count: int) -> Tensor:
-        """What the first box of each query is added to, before the sigmoid: (B, Q, 4)."""
-        return self.weight.new_zeros(count, len(self.weight), 4)
+    def start(self, z: Tensor, centres: Tensor, seen: Tensor) -> Start:
+        count, width = self.weight.shape
+        return Start(z.new_zeros(len(z), count, width), z.new_zeros(len(z), 1, 4))
 
-    def follow(self, found: Tensor) -> Tensor:
-        """What the next layer's boxes are added to, now that these boxes (B, Q, 4) were found, before the sigmoid."""
-        return torch.zeros_like(found)
+    def forward(self, boxes: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight.expand(len(boxes), -1, -1), centres.new_zeros(())
 
-    def forward(self, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Boxes before the sigmoid (B, Q, 4), places (B, S, 2) -> positions (B, Q, width), bias of looking there."""
-        return self.weight.expand(len(boxes), -1, -1), 0.0
+    def corrected(self, boxes: Tensor, found: Tensor) -> Tensor:
+        return boxes
 
 
 class Anchors(nn.Module):
-    """Q learned boxes, each of which looks around itself."""
+    """Boxes that places propose, as queries that look around them."""
 
-    def __init__(self, count: int, width: int) -> None:
+    def __init__(self, spec: DETRSpec) -> None:
         super().__init__()
-        # Roberts' sequence covers a square evenly, whatever the number of points.
-        centres = (torch.arange(1, count + 1)[:, None] * torch.tensor([0.7548776662, 0.5698402910])) % 1
-        boxes = torch.cat([centres, torch.full((count, 2), 0.25)], 1)
-        self.boxes = nn.Parameter(boxes.logit(1e-3))
-        self.position = box_mlp(2 * width, width, width, 2)
+        self.count, self.width = spec.queries, spec.width
+        self.token = nn.Sequential(nn.Linear(spec.width, spec.width), nn.LayerNorm(spec.width))
+        self.classifier = nn.Linear(spec.width, len(spec.labels) + 1)
+        self.box = box_mlp(spec.width, spec.width, 4, 3)
+        self.position = box_mlp(2 * spec.width, spec.width, spec.width, 2)
 
-    def start(self, count: int) -> Tensor:
-        return self.boxes.expand(count, -1, -1)
+    def start(self, z: Tensor, centres: Tensor, seen: Tensor) -> Start:
+        """Of tokens (B, S, width) with centres (B, S, 2), some of which are seen (B, S), the surest ones."""
+        z = self.token(z)
+        logits = self.classifier(z)  # (B, S, C + 1)
+        around = torch.cat([centres, torch.full_like(centres, SIDE)], -1).clamp(0.01, 0.99)
+        boxes = around.logit() + self.box(z)  # (B, S, 4)
+        sure = logits.softmax(-1)[..., :-1].amax(-1).masked_fill(~seen, -1)
+        best = sure.topk(min(self.count, sure.shape[1])).indices[..., None]  # (B, Q, 1)
+        # The decoder answers for its own corrections, not for the boxes that it is given.
+        return Start(z.take_along_dim(best, 1), boxes.detach().take_along_dim(best, 1), (logits, boxes.sigmoid()))
 
-    def follow(self, found: Tensor) -> Tensor:
-        # Each layer answers for its own correction, not for those before it.
-        return found.detach()
-
-    def forward(self, boxes: Tensor, places: Tensor) -> tuple[Tensor, Tensor | float]:
+    def forward(self, boxes: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions of the queries (B, Q, width), and the bias of looking at each place (B, 1, Q, S)."""
         boxes = boxes.sigmoid()
         centre, size = boxes[:, :, None].split(2, -1)  # (B, Q, 1, 2)
-        distance = (places[:, None] - centre) / (size + 0.05)  # (B, Q, S, 2); a small box still sees its neighbours
-        width = self.position[0].in_features // 4
-        return self.position(box_code(boxes, width)), -distance.square().sum(-1)[:, None]
+        distance = (centres[:, None] - centre) / (size + MARGIN)  # (B, Q, S, 2)
+        return self.position(box_code(boxes, self.width // 2)), -distance.square().sum(-1)[:, None]
+
+    def corrected(self, boxes: Tensor, found: Tensor) -> Tensor:
+        return found.detach()
 
 
 class DETR(Detector):
@@ -173,14 +198,11 @@ class DETR(Detector):
         self.projection = nn.Conv2d(self.backbone.channels[-1], spec.width, 1)
         shape = spec.width, spec.heads, spec.hidden, spec.dropout
         self.encoder = nn.ModuleList(PostNormEncoder(*shape) for _ in range(spec.encoder_depth))
-        self.queries = (Anchors if spec.anchored else Queries)(spec.queries, spec.width)
+        self.queries = Anchors(spec) if spec.anchored else Queries(spec)
         self.decoder = nn.ModuleList(PostNormDecoder(*shape) for _ in range(spec.decoder_depth))
         self.norm = nn.LayerNorm(spec.width)
         self.classifier = nn.Linear(spec.width, len(spec.labels) + 1)
         self.box = box_mlp(spec.width, spec.width, 4, 3)
-        if spec.anchored:  # at first, boxes stay where they are
-            nn.init.zeros_(self.box[-1].weight)
-            nn.init.zeros_(self.box[-1].bias)
 
     def forward(self, images: Tensor, shown: Tensor | None = None) -> Answers:
         """shown: (B, H, W) bool, which pixels are no padding; without it, all."""
@@ -189,39 +211,43 @@ class DETR(Detector):
         x = self.projection(self.backbone(self.normalize(images))[-1])  # (B, width, h, w)
         seen = interpolate(shown[:, None].float(), x.shape[2:]).bool()[:, 0]  # (B, h, w)
         seen = seen | ~seen.flatten(1).any(1)[:, None, None]  # there is always something to look at
-        corners = grid_places(seen, x.dtype)
-        position = box_code(corners, self.spec.width // 2).flatten(1, 2)  # (B, h w, width)
-        padding = torch.zeros_like(position[:, None, None, :, 0]).masked_fill(
-            ~seen.flatten(1)[:, None, None], -torch.inf
-        )
+        places = grid_places(seen, x.dtype)
+        position = box_code(places, self.spec.width // 2).flatten(1, 2)  # (B, h w, width)
+        centres = (places - 0.5 / places.new_tensor(x.shape[:1:-1])).flatten(1, 2)  # (B, h w, 2)
+        seen = seen.flatten(1)
+        padding = torch.zeros_like(centres[..., 0]).masked_fill(~seen, -torch.inf)[:, None, None]  # (B, 1, 1, h w)
         z = x.flatten(2).transpose(1, 2)  # (B, h w, width)
         for block in self.encoder:
             z = block(z, position, padding)
 
-        centres = (corners - 0.5 / corners.new_tensor(x.shape[:1:-1])).flatten(1, 2)
-        y = z.new_zeros(len(z), self.spec.queries, self.spec.width)
-        start, logits, boxes = self.queries.start(len(z)), [], []
+        y, given, proposed = self.queries.start(z, centres, seen)
+        logits, boxes = [], []
         for block in self.decoder:
-            asked, focus = self.queries(start, centres)
+            asked, focus = self.queries(given, centres)
             y = block(y, asked, z, position, padding + focus)
             answer = self.norm(y)
-            found = start + self.box(answer)
+            found = given + self.box(answer)
             logits.append(self.classifier(answer))
             boxes.append(found.sigmoid())
-            start = self.queries.follow(found)
-        return Answers(torch.stack(logits), torch.stack(boxes), frames(shown))
+            given = self.queries.corrected(given, found)
+        return Answers(torch.stack(logits), torch.stack(boxes), frames(shown), proposed)
 
     def outputs(self, batch: Batch) -> Answers:
         return self(batch.images, batch.shown())
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        """The terms of the last layer, and the sum of all those of the layers before it."""
+        """The terms of the last layer, and the sum of those of the layers before it and of what places propose."""
         answers = self.outputs(batch)
         truths = [
             (truth.labels, xyxy_to_cxcywh((truth.boxes - frame[:2].repeat(2)) / sides(frame)).to(answers.boxes))
             for truth, frame in zip(to_learn(batch.targets), answers.frames, strict=True)
         ]
-        *earlier, last = (self.terms(*layer, truths) for layer in zip(answers.logits, answers.boxes, strict=True))
+        layers = [self.terms(*layer, truths) for layer in zip(answers.logits, answers.boxes, strict=True)]
+        if answers.proposed is not None:
+            count = self.spec.proposals
+            several = [(labels.repeat(count), boxes.repeat(count, 1)) for labels, boxes in truths]
+            layers.insert(0, self.terms(*answers.proposed, several))
+        *earlier, last = layers
         auxiliary = sum((term for terms in earlier for term in terms.values()), last["class"].new_zeros(()))
         return {**last, "auxiliary": auxiliary} if earlier else last
 
@@ -239,21 +265,25 @@ class DETR(Detector):
             "box": self.box_loss(found, wanted[truth]).sum() / count,
             "giou": self.overlap(found, wanted[truth]).sum() / count,
         }
-        return {name: WEIGHTS[name] * term for name, term in terms.items()}
+        weights = {"class": self.spec.class_weight, **WEIGHTS}
+        return {name: weights[name] * term for name, term in terms.items()}
 
     def pairs(
         self, logits: Tensor, boxes: Tensor, truths: Sequence[tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Equation 1: image, query and truth of each pair, truths counted through all images."""
+        labels, wanted = (torch.cat(column) for column in zip(*truths, strict=True))
+        # Of all queries with all truths, (B, Q, N): one operation on many numbers is faster than many on few.
+        cost = -self.spec.class_weight * logits.softmax(-1)[..., labels]
+        cost = cost + WEIGHTS["box"] * torch.cdist(boxes, wanted.expand(len(boxes), -1, -1), p=1)
+        overlap = giou(cxcywh_to_xyxy(boxes.flatten(0, 1)), cxcywh_to_xyxy(wanted))
+        cost = (cost - WEIGHTS["giou"] * overlap.view_as(cost)).cpu()
         rows, before = [], 0
-        for number, (labels, wanted) in enumerate(truths):
-            cost = -WEIGHTS["class"] * logits[number].softmax(-1)[:, labels]  # (Q, N)
-            cost = cost + WEIGHTS["box"] * torch.cdist(boxes[number], wanted, p=1)
-            cost = cost - WEIGHTS["giou"] * giou(cxcywh_to_xyxy(boxes[number]), cxcywh_to_xyxy(wanted))
-            query, truth = assign(cost)
+        for number, (own, _) in enumerate(truths):
+            query, truth = assign(cost[number, :, before : before + len(own)])
             rows.append(torch.stack([torch.full_like(query, number), query, truth + before]))
-            before += len(labels)
-        image, query, truth = torch.cat(rows, 1)
+            before += len(own)
+        image, query, truth = torch.cat(rows, 1).to(labels.device)
         return image, query, truth
 
     def candidates(self, outputs: Answers) -> list[Candidates]:
@@ -299,4 +329,21 @@ RESNET50 = DETRSpec(COCO, Preprocess((800, 1333), "bound", 1.0), RECIPE, "resnet
 VARIANTS = {
     "detr_resnet50": RESNET50,
     "detr_resnet101": replace(RESNET50, backbone="resnet101"),
+    "detr_nano": DETRSpec(
+        SCENES,
+        Preprocess((96, 96), "squash", 1.0),
+        {"epochs": 60, "batch_size": 16, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 1.0, "clip": 0.1},
+        backbone="resnet10_nano",
+        strides=(16,),
+        width=96,
+        heads=4,
+        hidden=192,
+        encoder_depth=1,
+        decoder_depth=3,
+        queries=16,
+        dropout=0.0,
+        class_weight=3.0,
+        anchored=True,
+        **ALL,
+    ),
 }

@@ -22,21 +22,24 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, ProposalSpec, Proposer, Sightings
+from foveal.detect.regions import (
+    PlaceMean,
+    RegionPredictor,
+    Regions,
+    box_head,
+    class_candidates,
+    region_loss,
+    sample_regions,
+)
 from foveal.errors import InputError
 from foveal.losses.regression import smooth_l1
-from foveal.nn.init import init_for_relu
 from foveal.nn.regions import RegionAlign
-from foveal.ops.boxes import decode, encode, iou
-from foveal.ops.matching import match, sample_balanced
-from foveal.structures import Batch, Objects
+from foveal.structures import Batch
 from foveal.system import Preprocess
-
-WEIGHTS = 10.0, 10.0, 5.0, 5.0  # of the deltas of regions
 
 
 @dataclass(frozen=True)
@@ -73,114 +76,17 @@ class FasterRCNNSpec(ProposalSpec):
 
 
 @dataclass(frozen=True)
-class Regions:
-    """What is said of the proposals: R of all B images together.
+class Found(Regions):
+    """What is said of the proposals, and what the region proposal network says.
 
-    seen:    what the region proposal network says.
-    boxes:   of each image (R_i, 4), pixels of the prepared images.
-    classes: (R, C + 1) before the softmax, background last.
-    deltas:  (R, C, 4), from the proposal to the box of each class.
+    seen: of the anchors.
     """
 
     seen: Sightings
-    boxes: tuple[Tensor, ...]
-    classes: Tensor
-    deltas: Tensor
-
-
-def box_head(spec: FasterRCNNSpec) -> nn.Sequential:
-    """(R, width, region, region) -> (R, hidden)."""
-    layers = nn.Sequential()
-    for n in range(1, spec.convolutions + 1):
-        layers.add_module(f"conv{n}", nn.Conv2d(spec.width, spec.width, 3, padding=1, bias=False))
-        layers.add_module(f"norm{n}", nn.BatchNorm2d(spec.width))
-        layers.add_module(f"relu{n}", nn.ReLU())
-    layers.add_module("flatten", nn.Flatten())
-    channels = spec.width * spec.region**2
-    for n in range(1, spec.layers + 1):
-        layers.add_module(f"fc{n}", nn.Linear(channels, spec.hidden))
-        layers.add_module(f"relu_fc{n}", nn.ReLU())
-        channels = spec.hidden
-    init_for_relu(layers)
-    return layers
-
-
-class PlaceMean(nn.Module):
-    """The mean over the places of each region: (R, C, h, w) -> (R, C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-
-class RegionPredictor(nn.Module):
-    """Features of regions (R, D) -> scores (R, C + 1), background last, and deltas (R, C, 4)."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(features, classes + 1)
-        self.delta = nn.Linear(features, classes * 4)
-        for layer, deviation in ((self.score, 0.01), (self.delta, 0.001)):
-            nn.init.normal_(layer.weight, std=deviation)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self.score(x), self.delta(x).unflatten(1, (-1, 4))
-
-
-def class_candidates(
-    boxes: Sequence[Tensor], classes: Tensor, deltas: Tensor, weights: Sequence[float] = WEIGHTS
-) -> list[Candidates]:
-    """Of each image (R_i, 4) regions, with scores (R, C + 1) and deltas (R, C, 4) of all together."""
-    moved = decode(deltas, torch.cat(list(boxes))[:, None], weights)
-    counts = [len(each) for each in boxes]
-    probabilities = classes.softmax(1)[:, :-1]
-    pairs = zip(moved.split(counts), probabilities.split(counts), strict=True)
-    return [Candidates(each, scores) for each, scores in pairs]
-
-
-@torch.no_grad()
-def sample_regions(
-    boxes: Sequence[Tensor], truths: Sequence[Objects], classes: int, count: int, share: float, low: float = 0.0
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Regions to learn from, of each image (S_i, 4); of all together the class of each (S,), `classes` where it is
-    background; and the boxes (S, 4) that they are to move onto, with no meaning for background.
-
-    low: what overlaps every truth by less is not learned from.
-    """
-    regions, labels, wanted = [], [], []
-    for each, truth in zip(boxes, truths, strict=True):
-        overlap = iou(truth.boxes.to(each), each)
-        matches = match(overlap, 0.5, 0.5, keep_best=False)
-        if low and len(truth):
-            matches = matches.masked_fill(overlap.amax(0) < low, -2)
-        chosen = torch.cat(sample_balanced(matches, count, share))
-        matches = matches[chosen]
-        regions.append(each[chosen])
-        padded = torch.cat([truth.labels, truth.labels.new_full((1,), classes)])  # the last one is background
-        labels.append(padded[matches])
-        wanted.append(torch.cat([truth.boxes.to(each), each.new_zeros(1, 4)])[matches])
-    return regions, torch.cat(labels), torch.cat(wanted)
-
-
-def region_loss(
-    classes: Tensor,
-    deltas: Tensor,
-    regions: Sequence[Tensor],
-    labels: Tensor,
-    wanted: Tensor,
-    box_loss: BoxLoss,
-    weights: Sequence[float] = WEIGHTS,
-) -> dict[str, Tensor]:
-    """The terms for regions with scores (S, C + 1) and deltas (S, C, 4) that `sample_regions` drew."""
-    count = max(len(labels), 1)
-    objects = (labels < deltas.shape[1]).nonzero()[:, 0]
-    targets = encode(wanted[objects], torch.cat(list(regions))[objects], weights)
-    moved = box_loss(deltas[objects, labels[objects]], targets)
-    return {"class": cross_entropy(classes, labels, reduction="sum") / count, "box": moved / count}
 
 
 class FasterRCNN(Proposer):
-    """Images (B, 3, H, W) of any size -> Regions.
+    """Images (B, 3, H, W) of any size -> Found.
 
     box_loss, proposal_box_loss: (deltas (K, 4), those wanted (K, 4)) -> their sum.
     """
@@ -194,15 +100,17 @@ class FasterRCNN(Proposer):
         self.box_loss = box_loss
         strides = spec.strides[: spec.looked_at]
         self.align = RegionAlign(strides, spec.region, 0 if spec.aligned else 2, spec.aligned)
-        self.head = PlaceMean() if spec.last_stage else box_head(spec)
         features = self.backbone.channels[-1] if spec.last_stage else spec.hidden
+        self.head: nn.Module = PlaceMean()
+        if not spec.last_stage:
+            self.head = box_head(spec.width, spec.region, spec.hidden, spec.layers, spec.convolutions)
         self.predictor = RegionPredictor(features, len(spec.labels))
 
-    def forward(self, images: Tensor) -> Regions:
+    def forward(self, images: Tensor) -> Found:
         maps = self.maps(images)
         seen = self.seen(maps, images)
         boxes = self.proposals.propose(seen, self.spec.proposals)
-        return Regions(seen, tuple(boxes), *self.look(maps, boxes))
+        return Found(tuple(boxes), *self.look(maps, boxes), seen)
 
     def look(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """What the head says of regions (R_i, 4) of each image: scores (R, C + 1) and deltas (R, C, 4)."""
@@ -211,7 +119,10 @@ class FasterRCNN(Proposer):
             x = self.backbone.network.get_submodule(self.spec.last_stage)(x)
         return self.predictor(self.head(x))
 
-    def candidates(self, outputs: Regions) -> list[Candidates]:
+    def class_major(self, name: str) -> bool:
+        return name.startswith("predictor.delta.")
+
+    def candidates(self, outputs: Found) -> list[Candidates]:
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:

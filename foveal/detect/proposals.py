@@ -31,11 +31,10 @@ from foveal.ops.anchors import anchor_shapes, grid_anchors
 from foveal.ops.boxes import clip, decode, encode, iou
 from foveal.ops.matching import match, sample_balanced
 from foveal.ops.nms import batched_nms
-from foveal.structures import Batch, Objects
+from foveal.structures import ANYTHING, Batch, Objects
 from foveal.system import Preprocess
 
 BoxLoss = Callable[[Tensor, Tensor], Tensor]
-OBJECT = ("object",)
 SMALLEST = 1e-3  # pixels of the sides of a proposal
 
 
@@ -209,11 +208,11 @@ class Proposer(Detector):
 class RPNSpec(ProposalSpec):
     """Its one class is "object", whatever the data calls them."""
 
-    labels: tuple[str, ...] = OBJECT
+    labels: tuple[str, ...] = ANYTHING
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "labels", OBJECT)
+        object.__setattr__(self, "labels", ANYTHING)
 
 
 class RPN(Proposer):
@@ -237,7 +236,7 @@ PHOTO = Preprocess((800, 1333), "bound", 1.0)
 RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.0025, "momentum": 0.9, "weight_decay": 1e-4}
 RECIPE |= {"batch_size": 2, "epochs": 12, "flip": True, "clip": 10.0}
 
-RESNET50_FPN = RPNSpec(OBJECT, PHOTO, RECIPE, score_threshold=0.0, nms_threshold=0.7, shortlist=1000, detections=1000)
+RESNET50_FPN = RPNSpec(ANYTHING, PHOTO, RECIPE, score_threshold=0.0, nms_threshold=0.7, shortlist=1000, detections=1000)
 
 VARIANTS = {
     "rpn_resnet50_fpn": RESNET50_FPN,

@@ -1,7 +1,7 @@
 """RetinaNet: every place of a pyramid says for each of nine anchors what it shows and how the box lies to it.
 
-Lin, Goyal, Girshick, He and Dollar 2017, "Focal loss for dense object detection", arXiv:1708.02002. Of a hundred thousand
-anchors a handful holds an object; the focal loss keeps the others, which are easy, from drowning these.
+Lin, Goyal, Girshick, He and Dollar 2017, "Focal loss for dense object detection", arXiv:1708.02002. Of a hundred
+thousand anchors a handful holds an object; the focal loss keeps the others, which are easy, from drowning these.
 
 Departs from the paper as torchvision's weights do: the coarsest maps are made of P5 (`extra="convolve_input"` is the
 paper's and that of v2), boxes are learned by the L1 distance rather than its smooth form, anchors are rounded to whole
@@ -174,7 +174,7 @@ VARIANTS = {
     "retinanet_nano": RetinaNetSpec(
         SCENES,
         Preprocess((96, 96), "squash", 1.0),
-        {"epochs": 20, "batch_size": 16, "lr": 2e-3, "clip": 5.0},
+        {"epochs": 16, "batch_size": 16, "lr": 2e-3, "warmup": 1, "clip": 5.0, "shift": 0.08},
         backbone="resnet10_nano",
         strides=(4, 8, 16),
         extra="none",

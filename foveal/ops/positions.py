@@ -1,4 +1,5 @@
-"""Where things are, as vectors of sines: Vaswani et al. 2017, arXiv:1706.03762; for images Carion et al. 2020, 2005.12872.
+"""Where things are, as vectors of sines: Vaswani et al. 2017, "Attention is all you need", arXiv:1706.03762; of images
+Carion et al. 2020, arXiv:2005.12872.
 
 code(t) = (sin w_0 t, cos w_0 t, sin w_1 t, cos w_1 t, ...),  w_i = 10000^(-2 i / width)
 """

@@ -8,10 +8,10 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import is_zipfile
 
 import torch
@@ -76,11 +76,12 @@ def load_weights(system: System, path: str | PathLike[str], published: Sequence[
     if known and known != system.labels and _fitted(system):
         raise InputError(f"{path} was fitted to other classes, {few(known)}: what it remembers is of those")
     labels = known or tuple(published)
-    rows = _class_rows(system) if known == () or (labels and labels != system.labels) else []
+    rows = _class_rows(system) if known == () or (labels and labels != system.labels) else {}
     said = f"{path.name} ({layout}'s layout)" if layout != "foveal" else path.name
     said += f", the running mean in it ({wrapping})" if wrapping in AVERAGES else ""
-    if rows and all(len(weights.get(name, ())) == len(labels) for name in rows):
-        weights = {**weights, **{name: _by_name(own[name], system.labels, weights[name], labels) for name in rows}}
+    if rows and all(len(weights.get(name, ())) == rows[name].count(len(labels)) for name in rows):
+        given = {name: _by_name(own[name], system.labels, weights[name], labels, rows[name]) for name in rows}
+        weights = {**weights, **given}
         said += f", its head anew: {len({*labels} & {*system.labels})} of {len(system.labels)} classes are known to it"
     elif known == () and rows and not any(name in weights for name in rows):
         weights = {**weights, **{name: own[name] for name in rows}}
@@ -142,8 +143,8 @@ def fits(system: System, state: Mapping[str, Tensor]) -> bool:
     weights = _counters(own) | system.needed(weights)
     if own.keys() != weights.keys() or system.misfit(weights) or system.refuses(layout):
         return False
-    shapes = [(own[name].shape, weights[name].shape) for name in own if own[name].shape != weights[name].shape]
-    return all(_differ_in_classes(system, *pair) for pair in shapes)
+    shapes = {n: (own[n].shape, weights[n].shape) for n in own if own[n].shape != weights[n].shape}
+    return not shapes or _differ_in_classes(system, shapes) is not None
 
 
 def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -151,9 +152,15 @@ def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: own[name] for name in own if name.endswith("num_batches_tracked")}
 
 
-def _differ_in_classes(system: System, own: torch.Size, given: torch.Size) -> bool:
-    """Whether one shape has a row for each class of the system, and the other only more or fewer of them."""
-    return len(own) == len(given) and own[:1] == (len(system.labels),) and own[1:] == given[1:]
+def _differ_in_classes(system: System, shapes: Mapping[str, tuple[torch.Size, torch.Size]]) -> int | None:
+    """For how many classes the second of each pair of shapes, the system's and a given one, has its rows; None where
+    they differ in something else, too."""
+    rows, counts = _class_rows(system) if shapes else {}, set()
+    for name, (own, given) in shapes.items():
+        if name not in rows or own[1:] != given[1:]:
+            return None
+        counts.add(rows[name].classes(given[0]))
+    return counts.pop() if len(counts) == 1 else None
 
 
 def class_names(path: str | PathLike[str], task: str | None = None) -> tuple[str, ...] | None:
@@ -166,26 +173,70 @@ def class_names(path: str | PathLike[str], task: str | None = None) -> tuple[str
         return None
 
 
-def _class_rows(system: System) -> list[str]:
-    """Names of the tensors that have a row for each class: those that grow where there is one class more."""
+class Rows(NamedTuple):
+    """Which rows of a tensor are of which class.
+
+    each:  rows of a class.
+    rest:  rows of no class, such as that of background.
+    major: the rows of one class lie together, (C, each), with the rest after them; else there are `each` parts alike,
+           of a row for each class and, where there is a rest, one row of it last.
+    """
+
+    each: int
+    rest: int
+    major: bool
+
+    def count(self, classes: int) -> int:
+        """How many rows there are in all."""
+        return self.each * classes + self.rest
+
+    def classes(self, count: int) -> int | None:
+        """How many classes so many rows are of."""
+        classes, left = divmod(count - self.rest, self.each)
+        return classes if left == 0 and classes > 0 else None
+
+    def of(self, classes: int) -> Tensor:
+        """(classes, each) indices of the rows of each class."""
+        if self.major:
+            return torch.arange(classes * self.each).view(classes, self.each)
+        return torch.arange(self.count(classes)).view(self.each, -1)[:, :classes].T
+
+    def of_none(self, classes: int) -> Tensor:
+        """(rest,) indices of the others."""
+        other = torch.ones(self.count(classes), dtype=torch.bool)
+        other[self.of(classes)] = False
+        return other.nonzero()[:, 0]
+
+
+def _class_rows(system: System) -> dict[str, Rows]:
+    """The tensors that have rows for each class: those that grow where there is one class more."""
+    spec, classes = system.spec, len(system.labels)
     with torch.device("meta"):
-        larger = type(system)(replace(system.spec, labels=(*system.labels, "one more")))
+        # What another system is built upon was cut to fit, so it is made anew.
+        named = [field.name for field in fields(spec) if getattr(spec, field.name) is system.base]
+        bases = {} if system.base is None else dict.fromkeys(named, _whole(system.base))
+        larger = type(system)(replace(spec, labels=(*system.labels, "one more"), **bases))
     sizes = {name: value.shape for name, value in larger.state_dict().items()}
-    return [
-        name
-        for name, value in system.state_dict().items()
-        if value.shape != sizes[name] and len(value) == len(system.labels)
-    ]
+    rows = {}
+    for name, value in system.state_dict().items():
+        if value.shape != sizes[name] and value.shape[1:] == sizes[name][1:]:
+            each = sizes[name][0] - len(value)
+            rest = len(value) - each * classes
+            if each > 0 and rest in (0, each):
+                rows[name] = Rows(each, rest, system.class_major(name))
+    return rows
 
 
-def _by_name(own: Tensor, labels: Sequence[str], given: Tensor, known: Sequence[str]) -> Tensor:
-    """(C, ...) with the given rows of the classes that are known, the own rows of the others."""
+def _by_name(own: Tensor, labels: Sequence[str], given: Tensor, known: Sequence[str], which: Rows) -> Tensor:
+    """The own rows, with the given ones for the classes that are known and for what is of no class."""
     if own.shape[1:] != given.shape[1:]:
         return given  # a misfit, which is to be told
-    shared = [label for label in labels if label in known]
     rows = own.clone()
-    if shared:
-        rows[[labels.index(label) for label in shared]] = given[[known.index(label) for label in shared]].to(own)
+    ours, theirs = which.of(len(labels)), which.of(len(known))
+    if shared := [label for label in labels if label in known]:
+        new = given[theirs[[known.index(label) for label in shared]].flatten()]
+        rows[ours[[labels.index(label) for label in shared]].flatten()] = new.to(own)
+    rows[which.of_none(len(labels))] = given[which.of_none(len(known))].to(own)
     return rows
 
 
@@ -301,10 +352,9 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
         return f"its names are of none of the layouts foveal, {', '.join(PUBLISHERS)}: {few(left_over)}"
     if known := system.misfit(weights):
         return known
-    pairs = [(own[name].shape, weights[name].shape) for name in shaped]
-    of_classes = all(_differ_in_classes(system, *pair) for pair in pairs)
-    if shaped and of_classes and not (missing or left_over or typed):
-        theirs, ours = pairs[0][1][0], len(system.labels)
+    pairs = {name: (own[name].shape, weights[name].shape) for name in shaped}
+    theirs, ours = _differ_in_classes(system, pairs), len(system.labels)
+    if theirs is not None and not (missing or left_over or typed):
         return f"it knows {theirs} classes, the system {ours} ({shaped[0]}); create it with the file's labels"
     complaints = {
         "missing": missing,

@@ -169,14 +169,15 @@ def resnet_pyramid(system: Any) -> list[Rule]:
     if type(system.base).__name__ != "ResNet":
         return []
     rules = [Rule(rf"backbone\.body\.{rule.pattern}", f"backbone.network.{rule.ours}") for rule in RESNET]
+    normed = "pyramid.lateral.0.norm.weight" in system.state_dict()
     for theirs, ours in (("inner", "lateral"), ("layer", "smooth")):
         begin = rf"backbone\.fpn\.{theirs}_blocks\.(\d)\."
-        if system.spec.pyramid_norm:
+        if normed:
             rules.append(Rule(begin + r"0\.", rf"pyramid.{ours}.\1.conv."))
             rules.append(Rule(begin + r"1\.", rf"pyramid.{ours}.\1.norm."))
         else:
             rules.append(Rule(begin + r"(?:0\.)?(?=weight|bias)", rf"pyramid.{ours}.\1."))
-    return rules
+    return [*rules, *(Rule(rf"backbone\.fpn\.extra_blocks\.p{6 + n}\.", f"pyramid.coarser.{n}.") for n in (0, 1))]
 
 
 PROPOSALS = (
@@ -228,6 +229,53 @@ def ssd(system: Any) -> list[Rule]:
     return [*rules, Rule(r"backbone\.scale_weight$", "backbone.scale")]
 
 
+def of_classes(system: Any) -> Callable[[Tensor], Tensor]:
+    """For the rows (A C, ...) of a head that scores each class alone at each of A boxes: without those that COCO has no
+    class for, where there are as many as of COCO, and without that of background where there is one too many."""
+    shapes, own = system.classes.shapes, len(system.labels)
+
+    def change(rows: Tensor) -> Tensor:
+        each = rows.unflatten(0, (shapes, -1))
+        if each.shape[1] == 91 and own not in (90, 91):
+            each = each[:, COCO_ROWS]
+        elif each.shape[1] == own + 1:
+            each = each[:, 1:]
+        return each.flatten(0, 1)
+
+    return change
+
+
+DENSE_HEAD = r"head\.(classification|regression)_head\.conv\.(\d+)\."
+HEADS = {"classification": "classes", "regression": "boxes"}
+
+
+def retinanet(system: Any) -> list[Rule]:
+    """In files of before 2022 the layers of a head are counted with their relus; in later ones a norm is inside one."""
+    return [
+        *resnet_pyramid(system),
+        Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
+        Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.deltas."),
+        Rule(DENSE_HEAD + r"0\.", lambda name: f"{HEADS[name[1]]}.tower.conv{int(name[2]) + 1}."),
+        Rule(DENSE_HEAD + r"1\.", lambda name: f"{HEADS[name[1]]}.tower.norm{int(name[2]) + 1}."),
+        Rule(DENSE_HEAD, lambda name: f"{HEADS[name[1]]}.tower.conv{int(name[2]) // 2 + 1}."),
+    ]
+
+
+def fcos(system: Any) -> list[Rule]:
+    """The layers of a head are counted through: convolution, norm, relu."""
+    layer = ("conv", "norm")
+    return [
+        *resnet_pyramid(system),
+        Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
+        Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.sides."),
+        Rule(r"head\.regression_head\.bbox_ctrness\.", "boxes.tell.centre."),
+        Rule(
+            DENSE_HEAD,
+            lambda name: f"{HEADS[name[1]]}.tower.{layer[int(name[2]) % 3]}{int(name[2]) // 3 + 1}.",
+        ),
+    ]
+
+
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
@@ -240,6 +288,8 @@ FAMILIES: dict[str, Table] = {
     "RPN": rpn,
     "FasterRCNN": faster_rcnn,
     "SSD": ssd,
+    "RetinaNet": retinanet,
+    "FCOS": fcos,
 }
 # Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps.
 WITHOUT_EPS = ("RPN", "FasterRCNN", "RetinaNet")

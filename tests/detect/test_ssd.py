@@ -7,6 +7,7 @@ import torch
 
 from foveal.catalog import create, load
 from foveal.errors import InputError
+from foveal.nn.record import record
 from foveal.structures import Batch, Objects
 from foveal.train import checkpoint
 
@@ -50,7 +51,11 @@ def test_default_boxes_of_the_paper():
         narrow = create("vgg16", widths=(2, 2, 2, 2, 2))
         system = create(name, labels=LABELS, backbone=narrow, hidden=2)
         images = torch.rand(1, 3, *system.preprocess.size)
-        layers = ["backbone.network.stage4.relu3", "hidden.relu2", *(f"extra.{n}.relu2" for n in range(len(places) - 2))]
+        layers = [
+            "backbone.network.stage4.relu3",
+            "hidden.relu2",
+            *(f"extra.{n}.relu2" for n in range(len(places) - 2)),
+        ]
         with record(system, *layers) as seen:
             found = system(images)
         assert [seen[layer].shape[2] for layer in layers] == places

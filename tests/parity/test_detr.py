@@ -76,7 +76,9 @@ def layers_of(model, batch, system):
     """
     states = []
     handles = [
-        layer.register_forward_hook(lambda module, inputs, out: states.append(out[0] if isinstance(out, tuple) else out))
+        layer.register_forward_hook(
+            lambda module, inputs, out: states.append(out[0] if isinstance(out, tuple) else out)
+        )
         for layer in model.model.decoder.layers
     ]
     last = model(pixel_values=system.normalize(batch.images), pixel_mask=batch.shown().long())
@@ -137,7 +139,7 @@ def test_equal_to_transformers(theirs, record_property):
     ours = {name: parameter.grad for name, parameter in system.named_parameters()}
     assert ours.keys() == wanted.keys()
     whole = torch.stack([gradient.norm() for gradient in wanted.values()]).norm()
-    # Those of keys' biases, and of what the first layer's queries of zeros say to each other, are zero but for rounding.
+    # Those of keys' biases, and of what the first layer's queries say to each other, are zero but for rounding.
     errors = {n: ((ours[n] - wanted[n]).norm() / wanted[n].norm().clamp(min=1e-6 * whole)).item() for n in wanted}
     worst = max(errors, key=errors.__getitem__)
     assert errors[worst] < TOLERANCE, f"the gradient of {worst} differs by {errors[worst]:.1e}"
