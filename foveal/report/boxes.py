@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -67,10 +67,12 @@ def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SI
     places = [_within(mark.box, scale, size, thick) for mark in marks]
     for mark, place in reversed([*zip(marks, places, strict=True)]):
         _outline(draw, place, mark, thick)
-    taken: list[tuple[float, ...]] = []
+    taken: list[_Text] = []
     for mark, place in zip(marks, places, strict=True):  # the first have the choice of where their texts stand
         if mark.text:
-            taken.append(_write(draw, place, mark, font, size, taken))
+            taken.append(_place(place, mark, font, size, taken))
+    for written in reversed(taken):
+        _write(draw, written, font)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
 
 
@@ -118,15 +120,23 @@ def _dashes(draw: Any, place: tuple[float, float, float, float], colour: str, th
         draw.rectangle((x2 - thick + 1, start, x2, end), fill=colour)
 
 
-def _write(
-    draw: Any,
+class _Text(NamedTuple):
+    """What is written, and the ground that it stands on: x1, y1, x2, y2 in pixels of the picture."""
+
+    area: tuple[float, float, float, float]
+    text: str
+    pad: int
+    colour: str
+
+
+def _place(
     place: tuple[float, float, float, float],
     mark: Mark,
     font: Any,
     size: tuple[int, int],
-    taken: Sequence[tuple[float, ...]],
-) -> tuple[float, float, float, float]:
-    """The text on a ground of the mark's colour, where it covers no other text if there is such a place; its place."""
+    taken: Sequence[_Text],
+) -> _Text:
+    """Where a mark's text goes: where it meets none of those that are placed already, if there is such a place."""
     x1, y1, x2, y2 = place
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
     pad = max(2, round(font.size / 5))
@@ -139,12 +149,15 @@ def _write(
     fits = [(x, y) for x, y in corners if y >= 0 and y + height <= size[1]] or [(x1, y1)]
     spots = [(min(max(0.0, x), size[0] - width), min(max(0.0, y), size[1] - height)) for x, y in fits]
     areas = [(max(x, 0.0), max(y, 0.0), x + width, y + height) for x, y in spots]
-    chosen = next((area for area in areas if not any(_overlap(area, other) for other in taken)), areas[0])
-    red, green, blue = ImageColor.getrgb(mark.colour)[:3]
+    chosen = next((area for area in areas if not any(_overlap(area, other.area) for other in taken)), areas[0])
+    return _Text(chosen, text, pad, mark.colour)
+
+
+def _write(draw: Any, text: _Text, font: Any) -> None:
+    red, green, blue = ImageColor.getrgb(text.colour)[:3]
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
-    draw.rectangle(chosen, fill=mark.colour, outline="black")
-    draw.text((chosen[0] + pad, chosen[1] + pad / 2), text, fill=ink, font=font)
-    return chosen
+    draw.rectangle(text.area, fill=text.colour, outline="black")
+    draw.text((text.area[0] + text.pad, text.area[1] + text.pad / 2), text.text, fill=ink, font=font)
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

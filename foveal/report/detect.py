@@ -117,6 +117,9 @@ def _found(seen: Detections) -> Html:
         f"Of {objects:,} objects in {len(seen.items):,} images {found:,} are found by a detection with a probability "
         f"of {SURE} or more that overlaps them by an IoU of {IOU} or more; {wrong:,} such detections find none."
     )
+    if not len(told.found):
+        best = max((float(p.scores[0]) for p in seen.predictions if p.scores is not None and len(p)), default=0.0)
+        said += f" No detection is as probable as that: the most probable has {best:.2f}."
     curves = precision_recall(seen.predictions, seen.truths, len(seen.labels), IOU)
     drawn = [(float(_area(curve)), label, curve) for label, curve in enumerate(curves) if _asked(seen, label)]
     drawn.sort(key=lambda row: row[0])

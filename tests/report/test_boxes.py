@@ -64,13 +64,13 @@ def test_colours_differ_for_all_eyes() -> None:
 def test_texts_stay_inside_and_apart(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     height, width = size
     placed: list[tuple[float, ...]] = []
-    original = module._write
+    original = module._place
 
     def noted(*words: Any) -> Any:
-        placed.append(original(*words))
-        return placed[-1]
+        placed.append((found := original(*words)).area)
+        return found
 
-    monkeypatch.setattr(module, "_write", noted)
+    monkeypatch.setattr(module, "_place", noted)
     draw = torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
     low = draw[:, :2] * torch.tensor([0.8 * width, 0.8 * height])
     found = Objects(torch.cat([low, low + 0.2 * draw[:, 2:] * width], 1), torch.arange(6), torch.linspace(1, 0.5, 6))

@@ -141,6 +141,7 @@ def test_no_mistakes(system: Looker) -> None:
 def test_nothing_found_and_nothing_there(system: Looker) -> None:
     found = {title: said(read(part)) for title, part in sections(system, dataset(TRUTHS[2:3]), 4, 0)}
     assert "nothing found" in found["Objects found"]
+    assert "No detection is as probable as that: the most probable has 0.00." in found["Objects found"]
     assert "Why the most confident mistake" not in found["Worst images"]
     with pytest.raises(foveal.InputError, match="no image of it shows an object to be found"):
         sections(system, dataset(TRUTHS[4:5]), 4, 0)
