@@ -74,12 +74,12 @@ def label(system: Any, i: int, draw: torch.Generator) -> Label:
 
 
 def objects(system: Any, i: int, draw: torch.Generator) -> Objects:
-    """None in the first image, then more and more, from a third of the image to nearly all of it."""
+    """None in the first image, then more and more, from a tenth of the image to nearly all of it."""
     height, width = system.preprocess.size
     extent = torch.tensor([width, height])
-    size = (0.3 + 0.6 * torch.rand(i, 2, generator=draw)) * extent
-    corner = torch.rand(i, 2, generator=draw) * (extent - size)
-    return Objects(torch.cat([corner, corner + size], 1), torch.arange(i) % len(system.labels))
+    size = (0.1 + 0.8 * torch.rand(3 * i, 2, generator=draw)) * extent
+    corner = torch.rand(3 * i, 2, generator=draw) * (extent - size)
+    return Objects(torch.cat([corner, corner + size], 1), torch.arange(3 * i) % len(system.labels))
 
 
 # What is to be learned of an image, by task.
@@ -241,7 +241,8 @@ def test_other_classes(name: str) -> None:
     [
         name
         for name in foveal.names()
-        if (name.endswith("_nano") or name == "lenet" or "linear" in name) and kind(name).loss is not System.loss
+        if (name.endswith("_nano") or name == "lenet" or "linear" in name)
+        and kind(name).loss is not System.loss
         # The corners of proposals move with the weights, and no gradient is to go through them.
         and kind(name).__name__ != "FasterRCNN"
     ],

@@ -76,7 +76,7 @@ class Head(nn.Module):
     def begin_rare(self, name: str) -> None:
         """Give what is told under a name the bias with which its sigmoid is 0.01 at first: else the many places without
         an object would drown all others (section 3.3 of arXiv:1708.02002)."""
-        nn.init.constant_(self.tell.get_submodule(name).bias, -log((1 - PRIOR) / PRIOR))
+        nn.init.constant_(self.tell.get_parameter(f"{name}.bias"), -log((1 - PRIOR) / PRIOR))
 
 
 def extents(maps: Sequence[Tensor]) -> list[tuple[int, int]]:

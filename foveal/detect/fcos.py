@@ -102,7 +102,7 @@ class FCOS(Detector):
         self.classes.begin_rare("scores")
         self.boxes = Head(spec, {"sides": 4, "centre": 1})
         # Boxes begin two strides wide, where no relu is silent yet.
-        nn.init.ones_(self.boxes.tell.get_submodule("sides").bias)
+        nn.init.ones_(self.boxes.tell.get_parameter("sides.bias"))
 
     def forward(self, images: Tensor) -> FCOSOutputs:
         maps = self.pyramid(self.backbone(self.normalize(images)))  # (B, width, h, w) each, h = H / 8 ... H / 128

@@ -124,6 +124,7 @@ class Proposals(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, maps: Sequence[Tensor], extent: tuple[int, int]) -> Sightings:

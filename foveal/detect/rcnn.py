@@ -74,7 +74,7 @@ class RCNN(RegionDetector):
     def regions(self, images: Tensor) -> list[Tensor]:
         return [self.source(image, self.spec.regions).to(images) for image in images]
 
-    def look(self, images: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def look(self, images: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         return self.predictor(self.features(images, boxes))
 
     def features(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:

@@ -143,7 +143,7 @@ class VGGMaps(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         for name in self.stages[:-2]:
             x = self.network.get_submodule(name)(x)
-        *before, pool = self.network.get_submodule(self.stages[-2])
+        *before, pool = self.network.get_submodule(self.stages[-2]).children()
         for layer in before:
             x = layer(x)
         fine = self.scale.view(-1, 1, 1) * normalize(x)  # divided by the length of each place's vector

@@ -96,8 +96,8 @@ def _table(items: Sequence[Objects], what: str, num_classes: int) -> Table:
         area[given] = _column([value for value in known if value is not None])
     order = np.lexsort((-score, image, label)) if what == "predictions" else np.lexsort((image, label))
     rank = places(label[order] * len(items) + image[order])
-    columns = (boxes, label, image, score, area)
-    return Table(*(column[order] for column in columns), rank, crowd[order] > 0, ignored[order] > 0)
+    boxes, label, image, score, area = boxes[order], label[order], image[order], score[order], area[order]
+    return Table(boxes, label, image, score, area, rank, crowd[order] > 0, ignored[order] > 0)
 
 
 def covered(objects: Objects) -> Tensor | None:

@@ -75,12 +75,12 @@ def coco_map(predictions: Sequence[Objects], targets: Sequence[Objects], num_cla
     recall = np.full((3, *shape), -1.0)
     for c in np.flatnonzero(asked[0]):
         own = slice(*np.searchsorted(label, [c, c + 1]))
-        rows = [half[own].reshape(-1, shape[0] * shape[1]).T for half in (true, false)]  # (A T, N)
+        right_rows, wrong_rows = (half[own].reshape(-1, shape[0] * shape[1]).T for half in (true, false))  # (A T, N)
         ranges = np.flatnonzero(asked[:, c])
         wanted = np.ones((shape[0], 1, len(RECALLS)), dtype=np.int64)
         wanted[ranges, 0] = [needed(asked[a, c], RECALLS) for a in ranges]
-        wanted = np.repeat(wanted, shape[1], 1).reshape(-1, len(RECALLS))
-        precision[ranges, :, c] = interpolated(*rows, wanted).reshape(*shape[:2], -1)[ranges]
+        for_all = np.repeat(wanted, shape[1], 1).reshape(-1, len(RECALLS))
+        precision[ranges, :, c] = interpolated(right_rows, wrong_rows, for_all).reshape(*shape[:2], -1)[ranges]
         for row, most in enumerate((1, 10, MOST)):
             right = true[own][rank[own] < most].sum(0)  # (A, T)
             recall[row, ranges, :, c] = right[ranges] / asked[ranges, c, None]
@@ -142,13 +142,13 @@ def voc_ap(
     asked = _asked(truths, num_classes)
     figures = {}
     for c in np.flatnonzero(asked).tolist():
-        own = slice(*np.searchsorted(label, [c, c + 1]))
+        part = slice(*np.searchsorted(label, [c, c + 1]))
         if points == "area":
-            best = envelope(right[None, own], wrong[None, own])[1][0]
-            figures[c] = float(best[right[own]].sum() / asked[c])  # each right one is a step of 1 / asked
+            best = envelope(right[None, part], wrong[None, part])[1][0]
+            figures[c] = float(best[right[part]].sum() / asked[c])  # each right one is a step of 1 / asked
         else:
             tenths = np.maximum(-(-np.arange(11) * asked[c] // 10), 1)  # rounded up, exactly
-            figures[c] = float(interpolated(right[None, own], wrong[None, own], tenths[None]).mean())
+            figures[c] = float(interpolated(right[None, part], wrong[None, part], tenths[None]).mean())
     return (sum(figures.values()) / len(figures) if figures else -1.0), figures
 
 

@@ -9,7 +9,7 @@ asked for has an AP of 1 when these are mended, rather than none.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +22,8 @@ KINDS = ("duplicate", "class", "location", "both", "background", "missed")
 MENDED = ("class", "location")  # those that become the detection that was meant; other wrong detections are left out
 
 
-class Error(NamedTuple):
+@dataclass(frozen=True)
+class Error:
     """count: how often it happens. cost: AP at the IoU asked for that is lost by it, in [0, 1]."""
 
     count: int

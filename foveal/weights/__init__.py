@@ -214,7 +214,7 @@ def _class_rows(system: System) -> dict[str, Rows]:
     with torch.device("meta"):
         # What another system is built upon was cut to fit, so it is made anew.
         named = [field.name for field in fields(spec) if getattr(spec, field.name) is system.base]
-        bases = {} if system.base is None else dict.fromkeys(named, _whole(system.base))
+        bases: dict[str, Any] = {} if system.base is None else dict.fromkeys(named, _whole(system.base))
         larger = type(system)(replace(spec, labels=(*system.labels, "one more"), **bases))
     sizes = {name: value.shape for name, value in larger.state_dict().items()}
     rows = {}

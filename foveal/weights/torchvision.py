@@ -311,7 +311,7 @@ def with_eps(system: System, weights: dict[str, Tensor]) -> None:
         norm, gain = name.removesuffix("running_var"), name.removesuffix("running_var") + "weight"
         if gain not in known or gain not in weights:
             continue  # a misfit, which is to be told
-        eps = float(system.get_submodule(norm[:-1]).eps)
+        module: Any = system.get_submodule(norm[:-1])
         variance = weights[name].double()
-        scaled = weights[gain] * ((variance + eps) / variance).sqrt()
+        scaled = weights[gain] * ((variance + module.eps) / variance).sqrt()
         weights[gain] = scaled.where(variance > 0, weights[gain].double()).to(weights[gain])
