@@ -8,10 +8,10 @@ from math import log
 import torch
 from torch import Tensor, nn
 
-from foveal.detect.detector import DetectorSpec
+from foveal.detect.detector import Detector, DetectorSpec
 from foveal.errors import InputError
 from foveal.nn.norm import NORMS
-from foveal.nn.pyramid import Extra
+from foveal.nn.pyramid import Extra, FeaturePyramid
 
 PRIOR = 0.01  # how probable a class is anywhere, before anything is learned
 
@@ -35,6 +35,21 @@ class DenseSpec(DetectorSpec):
         super().__post_init__()
         if min(self.width, self.depth) < 1:
             raise InputError(f"width and depth are at least 1, not {self.width} and {self.depth}")
+
+
+class DenseDetector(Detector):
+    """A backbone and a pyramid on it, with `count` maps."""
+
+    def __init__(self, spec: DenseSpec, count: int) -> None:
+        super().__init__(spec)
+        self.backbone = spec.build()
+        self.pyramid = FeaturePyramid(self.backbone.channels, spec.width, spec.extra)
+        if self.pyramid.count != count:
+            raise InputError(f"the pyramid has {self.pyramid.count} maps, while there are steps or sizes of {count}")
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> the maps of the pyramid, (B, width, h, w) each, finest first."""
+        return self.pyramid(self.backbone(self.normalize(images)))
 
 
 class Head(nn.Module):

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from foveal.detect.dense import DenseSpec, Head, extents, levels
-from foveal.detect.detector import Candidates, Detector, to_learn
+from foveal.detect.dense import DenseDetector, DenseSpec, Head, extents, levels
+from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
 from foveal.losses.detection import giou_loss, iou_loss, sigmoid_focal
-from foveal.nn.pyramid import FeaturePyramid
 from foveal.ops.anchors import grid_points
 from foveal.ops.boxes import area, decode_sides, encode_sides
 from foveal.ops.matching import NOTHING
@@ -76,7 +75,7 @@ class FCOSOutputs:
     level: Tensor
 
 
-class FCOS(Detector):
+class FCOS(DenseDetector):
     """Images (B, 3, H, W) of any size.
 
     class_loss: (scores, target), each (n, C) -> their losses, of the same shape.
@@ -92,12 +91,8 @@ class FCOS(Detector):
         class_loss: Callable[[Tensor, Tensor], Tensor] = sigmoid_focal,
         box_loss: BoxLoss | None = None,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, len(spec.steps))
         self.class_loss, self.box_loss = class_loss, box_loss or BOX_LOSSES[spec.box_loss]
-        self.backbone = spec.build()
-        self.pyramid = FeaturePyramid(self.backbone.channels, spec.width, spec.extra)
-        if self.pyramid.count != len(spec.steps):
-            raise InputError(f"there are {self.pyramid.count} maps, so as many steps, not {len(spec.steps)}")
         self.classes = Head(spec, {"scores": len(spec.labels)})
         self.classes.begin_rare("scores")
         self.boxes = Head(spec, {"sides": 4, "centre": 1})
@@ -105,7 +100,7 @@ class FCOS(Detector):
         nn.init.ones_(self.boxes.tell.get_parameter("sides.bias"))
 
     def forward(self, images: Tensor) -> FCOSOutputs:
-        maps = self.pyramid(self.backbone(self.normalize(images)))  # (B, width, h, w) each, h = H / 8 ... H / 128
+        maps = self.maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
         scores, boxes = self.classes(maps)["scores"], self.boxes(maps)
         points = [
             # As published weights have it: the image's extent over the map's, a whole number, from the corner on.

@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foveal.detect.dense import DenseSpec, Head, extents, levels
-from foveal.detect.detector import Candidates, Detector, to_learn
+from foveal.detect.dense import DenseDetector, DenseSpec, Head, extents, levels
+from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
 from foveal.losses.detection import giou_loss, sigmoid_focal
 from foveal.losses.regression import smooth_l1
-from foveal.nn.pyramid import FeaturePyramid
 from foveal.ops.anchors import anchor_shapes, grid_anchors
 from foveal.ops.boxes import decode, encode, iou
 from foveal.ops.matching import BETWEEN, match
@@ -79,7 +78,7 @@ class RetinaNetOutputs:
     level: Tensor
 
 
-class RetinaNet(Detector):
+class RetinaNet(DenseDetector):
     """Images (B, 3, H, W) of any size.
 
     class_loss: (scores, target), each (n, C) -> their losses, of the same shape.
@@ -95,19 +94,15 @@ class RetinaNet(Detector):
         class_loss: Callable[[Tensor, Tensor], Tensor] = sigmoid_focal,
         box_loss: BoxLoss | None = None,
     ) -> None:
-        super().__init__(spec)
+        super().__init__(spec, len(spec.sizes))
         self.class_loss, self.box_loss = class_loss, box_loss or BOX_LOSSES[spec.box_loss]
-        self.backbone = spec.build()
-        self.pyramid = FeaturePyramid(self.backbone.channels, spec.width, spec.extra)
-        if self.pyramid.count != len(spec.sizes):
-            raise InputError(f"there are {self.pyramid.count} maps, so as many rows of sizes, not {len(spec.sizes)}")
         shapes = len(spec.ratios) * len(spec.sizes[0])
         self.classes = Head(spec, {"scores": len(spec.labels)}, shapes, bias=not spec.norm)
         self.classes.begin_rare("scores")
         self.boxes = Head(spec, {"deltas": 4}, shapes, bias=not spec.norm)
 
     def forward(self, images: Tensor) -> RetinaNetOutputs:
-        maps = self.pyramid(self.backbone(self.normalize(images)))  # (B, width, h, w) each, h = H / 8 ... H / 128
+        maps = self.maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
         scores, deltas = self.classes(maps)["scores"], self.boxes(maps)["deltas"]
         anchors = [
             # As published weights have it: strides are whole numbers.

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from foveal.system import System
-from foveal.weights.rules import Rule, Table, matrix, rename
+from foveal.weights.rules import COCO_ROWS, Rule, Table, matrix, rename
 
 # AlexNet's layers are counted with those that have no weights.
 ALEXNET = (
@@ -139,10 +139,6 @@ def vgg(system: Any) -> list[Rule]:
         Rule(r"classifier\.3\.", "classifier.fc2."),
         Rule(r"classifier\.6\.", "classifier.output."),
     ]
-
-
-# Of the 91 rows of what was trained on COCO those of its 80 classes; 0 is background.
-COCO_ROWS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
 def background_last(shapes: int) -> Callable[[Tensor], Tensor]:
