@@ -256,7 +256,7 @@ def test_other_classes(name: str) -> None:
         if (name.endswith("_nano") or name == "lenet" or "linear" in name)
         and kind(name).loss is not System.loss
         # The boxes of proposals and of a decoder's layers move with the weights, and no gradient is to go through them.
-        # A norm of the two values that a group has in a map of one place is a step. Parity holds the gradients of these.
+        # A norm of the two values that a group has in a map of one place is a step. Parity holds these gradients.
         and kind(name).__name__ not in ("FasterRCNN", "DETR", "FCOS")
     ],
 )

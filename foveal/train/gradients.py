@@ -16,8 +16,9 @@ def check_gradients(
 
     Both derivatives are taken along `entries` random single weights of the parameter, in float64, in evaluation mode:
         numeric (L(w + h) - L(w - h)) / 2h, h = step * max(1, |w|)
-    What the loss draws at random is drawn alike each time. The figure is |analytic - numeric| / max(|analytic|, |numeric|) over these entries taken as vectors: below 1e-5
-    where the gradient is right, near 1 where it is not. A kink of a ReLU or a maximum within h can show as an error.
+    What the loss draws at random is drawn alike each time. The figure is |analytic - numeric| / max(|analytic|,
+    |numeric|) over these entries taken as vectors: below 1e-5 where the gradient is right, near 1 where it is not. A
+    kink of a ReLU or a maximum within h can show as an error.
 
     Raises InputError where a parameter gets no gradient at all.
     """
