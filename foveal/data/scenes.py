@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from foveal.data.dataset import SPLITS, Dataset, ImageArray, LabelColumn
+from foveal.data.dataset import SPLITS, Dataset, ImageArray, LabelColumn, count_classes
 from foveal.errors import InputError
 from foveal.structures import Caption, Objects, SemanticMap, Target
 from foveal.system import resize
@@ -80,6 +80,15 @@ class Scenes(Sequence[Target]):
         return Objects(next(tensors), next(tensors), masks=masks, keypoints=next(tensors))
 
 
+class SceneObjects(Scenes):
+    """The same to detect, with how often each class is there."""
+
+    def counts(self, items: np.ndarray | None, mapping: Tensor | None, num_classes: int) -> np.ndarray:
+        owners = np.repeat(np.arange(len(self)), np.diff(self.ends, prepend=0))
+        labels = self.labels if items is None else self.labels[np.isin(owners, items)]
+        return count_classes(labels, mapping, num_classes)
+
+
 def make_scenes(digits: Dataset, task: str | None = None, seed: int = 0) -> Dataset:
     """1,650 images of 96 x 96 with one to four objects, from the data set of digits.
 
@@ -95,7 +104,8 @@ def make_scenes(digits: Dataset, task: str | None = None, seed: int = 0) -> Data
     splits = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [COUNTS[split] for split in SPLITS])
     scenes = [painter.paint(SPLITS[split], np.random.default_rng([seed, i])) for i, split in enumerate(splits)]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
-    targets = Scenes(
+    kind = SceneObjects if task == "detect" else Scenes
+    targets = kind(
         task,
         np.cumsum([len(scene.labels) for scene in scenes]),
         np.stack([scene.owner for scene in scenes]),

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from foveal.data.builtin import digits
+from foveal.data.check import check
 from foveal.data.dataset import Dataset
 from foveal.data.scenes import COUNTS, INKS, LABELS, MIN_VISIBLE, OBJECTS, TEXTURES, WORDS, Scenes, _Painter
 from foveal.data.sources import load_dataset
@@ -40,6 +41,14 @@ def test_what_is_there(scenes: Dataset) -> None:
         view = scenes.select(split)
         labels = torch.cat([view.target(index).labels for index in range(len(view))])
         assert labels.bincount(minlength=len(OBJECTS)).min() > 0.08 * len(labels)
+
+
+def test_objects_are_counted_in_each_split(scenes: Dataset) -> None:
+    for split in COUNTS:
+        view = scenes.select(split)
+        labels = [scenes.labels[i] for index in range(len(view)) for i in view.target(index).labels.tolist()]
+        assert view.class_counts() == {label: labels.count(label) for label in scenes.labels}
+    assert check(scenes).faults == 0
 
 
 def test_boxes_masks_and_keypoints_say_the_same(scenes: Dataset) -> None:
