@@ -212,8 +212,9 @@ def test_contract(name: str, tmp_path: Path) -> None:
     assert all(torch.isfinite(each).all() for each in outputs)
     assert classes_told(system, batch.images) == len(system.labels)
     assert system.score(batch.images, system.labels[-1]).shape == (4,)
-    # How many regions a detector looks at may depend on what a norm sees.
-    assert [each.shape[1:] for each in tensors(system.train()(batch.images))] == [each.shape[1:] for each in outputs]
+    again = list(tensors(system.train()(batch.images)))
+    same = 0 if system.task == "classify" else 1  # how many regions are looked at may depend on what a norm sees
+    assert [each.shape[same:] for each in again] == [each.shape[same:] for each in outputs]
 
     if system.can("loss"):
         check_descent(system, batch)
@@ -256,8 +257,8 @@ def test_other_classes(name: str) -> None:
         if (name.endswith("_nano") or name == "lenet" or "linear" in name)
         and kind(name).loss is not System.loss
         # The boxes of proposals and of a decoder's layers move with the weights, and no gradient is to go through them.
-        # A norm of the two values that a group has in a map of one place is a step. Parity holds these gradients.
-        and kind(name).__name__ not in ("FasterRCNN", "DETR", "FCOS")
+        # Parity holds these gradients.
+        and kind(name).__name__ not in ("FasterRCNN", "DETR")
     ],
 )
 def test_gradients_are_right(name: str) -> None:
@@ -267,6 +268,8 @@ def test_gradients_are_right(name: str) -> None:
     system = build(name) if dense else foveal.create(name)
     for parameter in system.parameters():  # zeros and ones of a start hide mistakes
         parameter.data += 0.05 * torch.randn_like(parameter)
+        # Where a bias makes objects rare, the gradients of places without one are lost in the loss's rounding.
+        parameter.data.clamp_(min=-1)
     batch, entries = batch_for(system, 3 if dense else 4), 2 if dense else 8
     # The statistics of a start let signals fade, and gradients with them, down to what rounding hides.
     for module in system.modules():
