@@ -51,11 +51,13 @@ class Scorer(System):
 
     def score(self, images: Tensor, target: str | Label) -> Tensor:
         """The unnormalised score of one class for each image."""
-        return self(images)[:, self._index_of(target)]
+        index = self._index_of(target)  # first, since a wrong name is told before anything is computed
+        return self(images)[:, index]
 
     def confidence(self, images: Tensor, target: str | Label) -> Tensor:
         """The probability of one class for each image, as `decode` has it."""
-        return self(images).float().softmax(1)[:, self._index_of(target)]
+        index = self._index_of(target)
+        return self(images).float().softmax(1)[:, index]
 
     def _index_of(self, target: str | Label) -> int:
         return self.index(target) if isinstance(target, str) else int(target.label)

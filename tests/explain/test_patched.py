@@ -109,7 +109,11 @@ def test_branches(inplace: bool, part: tuple[int, int]) -> None:
 
 
 # Of each family of networks the small variants, or the first, and of those that gain by it some more.
-NETWORKS = [names.split() for names in FAMILIES.values() if not family(names.split()[0]).can("fit")]
+NETWORKS = [
+    names.split()
+    for kind, names in FAMILIES.items()
+    if kind.startswith("classify") and not family(names.split()[0]).can("fit")
+]
 NAMES = [
     *(name for names in NETWORKS for name in [n for n in names if "nano" in n] or names[:1]),
     *("resnet18", "resnext50_32x4d", "resnetv2_18", "resnet20_cifar"),

@@ -4,6 +4,7 @@ import torch
 
 from foveal.errors import InputError
 from foveal.metrics import coco_map, errors
+from foveal.metrics.detection_errors import Error
 from foveal.structures import Objects
 
 from .test_detect import random_set
@@ -53,18 +54,18 @@ def test_a_duplicate_before_a_right_one_costs() -> None:
 def test_of_two_misplaced_ones_the_better_is_mended() -> None:
     found = objects((NEAR_A, 0, 0.9), (NEAR_A, 0, 0.8))
     figures = errors([found], [objects((A, 0, 1))], 1)
-    assert figures["location"] == (2, pytest.approx(1))
+    assert figures["location"] == Error(2, pytest.approx(1))
     # What is near an object that another one has found is left out when it is mended.
     figures = errors([objects((NEAR_A, 0, 0.9), (A, 0, 0.8))], [objects((A, 0, 1))], 1)
-    assert figures["location"] == (1, pytest.approx(0.5))
+    assert figures["location"] == Error(1, pytest.approx(0.5))
     assert figures["missed"].count == 0
 
 
 def test_nobody_errs_about_crowds_and_what_is_ignored() -> None:
     for flag in ("crowd", "ignored"):
         truths = objects((A, 0, 1), (B, 1, 1), **{flag: [False, True]})
-        assert all(error == (0, 0) for error in errors([objects((A, 0, 0.9))], [truths], 2).values())
-        assert all(error == (0, 0) for error in errors([objects((A, 0, 0.9), (B, 1, 0.9))], [truths], 2).values())
+        assert all(error == Error(0, 0) for error in errors([objects((A, 0, 0.9))], [truths], 2).values())
+        assert all(error == Error(0, 0) for error in errors([objects((A, 0, 0.9), (B, 1, 0.9))], [truths], 2).values())
         # Of another class it is on nothing that is asked for.
         figures = errors([objects((A, 0, 0.9), (B, 0, 0.95))], [truths], 2)
         assert {name: error.count for name, error in figures.items() if error.count} == {"background": 1}
@@ -122,9 +123,9 @@ def loop_wrong(predictions: list[Objects], targets: list[Objects], classes: int)
 
 
 def test_nothing_at_all_and_bad_bounds() -> None:
-    assert all(error == (0, 0) for error in errors([], [], 3).values())
-    assert errors([objects((A, 0, 0.9))], [objects()], 1)["background"] == (1, 0)
+    assert all(error == Error(0, 0) for error in errors([], [], 3).values())
+    assert errors([objects((A, 0, 0.9))], [objects()], 1)["background"] == Error(1, 0)
     nan = objects(([float("nan")] * 4, 0, 0.9))
-    assert errors([nan], [nan], 1)["missed"] == (1, pytest.approx(1))
+    assert errors([nan], [nan], 1)["missed"] == Error(1, pytest.approx(1))
     with pytest.raises(InputError, match="0 < background < iou"):
         errors([], [], 1, iou=0.1)
