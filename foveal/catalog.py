@@ -224,7 +224,7 @@ def _rebuilt(description: Mapping[str, Any]) -> Any:
         raise InputError("it holds a system that is not in the catalog: build it and use load(..., system=yours)")
     system = create(
         description["name"],
-        labels=description["labels"],
+        labels=description["labels"] or None,
         preprocess=Preprocess(**{name: _value(value) for name, value in description["preprocess"].items()}),
         **{name: _value(value) for name, value in description["variant"].items()},
     )

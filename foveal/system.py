@@ -276,8 +276,10 @@ class System(nn.Module):
 
     @classmethod
     def can(cls, verb: str) -> bool:
-        """Whether this system has its own `loss`, `fit`, `decode`, `score` or `sample`."""
-        return getattr(cls, verb) is not getattr(System, verb)
+        """Whether this system has its own `loss`, `fit`, `decode`, `score`, `sample` or whatever else the contract of
+        its task names: the class that names a verb first refuses it."""
+        first = next((base for base in reversed(cls.__mro__) if verb in vars(base)), None)
+        return first is not None and getattr(cls, verb) is not getattr(first, verb)
 
     def train(self, mode: bool = True) -> Self:
         """As of any module; but what a fitted system is made of does not learn by gradient, and has no such mode."""

@@ -51,7 +51,7 @@ def run(words: list[str]) -> None:
         from foveal.report.answers import check_saved
 
         check_saved(system)
-    dataset = load_dataset(options.data, split=options.split).evaluation_split()
+    dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     measured = measure(system, loader)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
-from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, variant
+from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, task_of, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
@@ -52,7 +52,7 @@ def run(words: list[str]) -> None:
 
     import torch
 
-    from foveal.data.pretext import load_images, rotations
+    from foveal.data.pretext import rotations
     from foveal.data.sources import load_dataset
     from foveal.report.training import train
     from foveal.train.distributed import joined
@@ -61,15 +61,15 @@ def run(words: list[str]) -> None:
     with joined(quietly=True) as ranks:
         settings = _given(options.training, words)
         if options.pretext == "rotation":
-            dataset = rotations(load_images(options.data))
+            dataset = rotations(load_dataset(options.data, "generate"))
             # Recipes mirror images, which here would change their class.
             off = ("flip", "trivial_augment")
             settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
         else:
-            dataset = load_dataset(options.data)
+            dataset = load_dataset(options.data, task_of(name))
         config = TrainConfig(**settings)
         torch.manual_seed(config.seed)
-        system = create(name, labels=dataset.labels, weights=options.weights, **_given(options.variant, words))
+        system = create(name, labels=dataset.labels or None, weights=options.weights, **_given(options.variant, words))
         finished = train(system, dataset, config)
     if not ranks.first:
         return

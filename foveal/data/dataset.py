@@ -229,11 +229,26 @@ class Dataset:
         known = isinstance(self.targets, Counted)
         return [label for label, count in self.class_counts().items() if not count] if known else []
 
+    def serving(self, task: str) -> "Dataset":
+        """The same data for a task. To generate serve the images of any data, with their classes where each has one.
+
+        Raises InputError where it does not serve.
+        """
+        if task == self.task:
+            return self
+        if task != "generate":
+            raise InputError(f"{self.source} is data to {self.task}, not to {task}")
+        alone: dict[str, Any] = {} if self.task == "classify" else {"labels": (), "targets": None, "mapping": None}
+        return replace(self, task=task, **alone)
+
     def relabel(self, labels: Sequence[str]) -> "Dataset":
-        """The same data with the class order of a system; one that knows nothing but ANYTHING calls everything so.
+        """The same data with the class order of a system; one that knows nothing but ANYTHING calls everything so, and
+        one without classes sees the images alone.
 
         Raises InputError for a class that the system lacks.
         """
+        if not labels:
+            return replace(self, labels=(), targets=None, mapping=None)
         if tuple(labels) == ANYTHING and self.labels:
             nothing = torch.zeros(len(self.labels), dtype=torch.int64)
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])

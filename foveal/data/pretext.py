@@ -8,17 +8,11 @@ could be told instead. Mirroring would change the class, so no run on these imag
 Departs from the paper: the four turns of an image are drawn one by one, not together into one batch.
 """
 
-from os import PathLike
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from foveal.data.dataset import Dataset, ImageArray, ImageFiles, Images, LabelColumn
-from foveal.data.files import image_files
-from foveal.data.sources import load_dataset
-from foveal.data.splits import split_by_content
+from foveal.data.dataset import Dataset, ImageArray, Images, LabelColumn
 
 TURNS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")  # no class of a data set is called so
 
@@ -65,16 +59,3 @@ def rotations(dataset: Dataset) -> Dataset:
         items=items,
         upright=True,
     )
-
-
-def load_images(source: str | PathLike[str]) -> Dataset:
-    """Images whose classes do not matter: what `load_dataset` takes, or a folder with nothing but images in it.
-
-    Raises InputError.
-    """
-    root = Path(source)
-    if not root.is_dir() or any(entry.is_dir() for entry in root.iterdir()) or not (files := image_files(root)):
-        return load_dataset(source)
-    images = ImageFiles(root, files)
-    splits = split_by_content(images, range(len(images)), test=True)
-    return Dataset(str(root), "generate", (), images, None, splits)

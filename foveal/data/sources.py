@@ -17,7 +17,7 @@ from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
 from foveal.data.files import SPLIT_NAMES, STRICT, Complaints, image_files, natural, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.objects import CLIPPED
-from foveal.data.splits import UNSPLIT, complete_splits
+from foveal.data.splits import UNSPLIT, complete_splits, split_by_content
 from foveal.errors import InputError, nearest
 
 CSV_COLUMNS = ("path", "label", "split")
@@ -29,7 +29,8 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
 
     source: the name of a built-in set. To classify: a folder with one folder a class, or with train, val and test
             folders that have one; a CSV file with columns path, label and, if wanted, split. To detect: a folder in the
-            layout of COCO, Pascal VOC or YOLO, COCO's JSON file or YOLO's data.yaml.
+            layout of COCO, Pascal VOC or YOLO, COCO's JSON file or YOLO's data.yaml. To generate: any of these, or a
+            folder with nothing but images in it.
     task:   the task that the data has to serve; default the one that it does serve.
     Where nothing names the splits, the content of each image decides (data/splits.py). Boxes that stick out of their
     image are clipped, those outside or without area left out; one line on stderr says how many.
@@ -65,7 +66,9 @@ def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Datase
 def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     path = Path(name)
     if name in BUILT_IN:
-        dataset = BUILT_IN[name](task)
+        dataset = BUILT_IN[name](None if task == "generate" else task)
+    elif task == "generate" and path.is_dir() and not subfolders(path) and (files := image_files(path, None, complain)):
+        dataset = _unlabelled(name, ImageFiles(path, files))
     elif name and path.is_dir():
         dataset = _from_layout(path, complain)
     elif path.is_file() and path.suffix.lower() in SUFFIXES:
@@ -75,8 +78,9 @@ def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     else:
         close = "" if path.suffix or len(path.parts) > 1 else nearest(name, BUILT_IN).replace("known", "built in")
         raise InputError(f"there is no data at {name or repr(name)}{close}")
-    if task is not None and task != dataset.task:
-        raise InputError(f"{name} is data to {dataset.task}, not to {task}")
+    dataset = dataset if task is None else dataset.serving(task)
+    if dataset.task == "classify" and len(dataset.labels) == 1:
+        raise InputError(f"{name} has one class only, {dataset.labels[0]!r}; to classify takes two or more")
     return dataset
 
 
@@ -226,11 +230,14 @@ def _collect(root: Path, rows: Iterable[tuple[str, str, str | None]]) -> _Rows:
     return _Rows(ImageFiles(root, paths()), list(index), np.array(classes), np.array(splits))
 
 
+def _unlabelled(source: str, images: ImageFiles) -> Dataset:
+    """A data set to generate."""
+    return Dataset(source, "generate", (), images, None, split_by_content(images, range(len(images)), test=True))
+
+
 def _labelled(source: str, rows: _Rows) -> Dataset:
     """A data set to classify."""
     labels = sorted(rows.labels, key=natural)
-    if len(labels) < 2:
-        raise InputError(f"{source} has one class only, {labels[0]!r}; to classify takes two or more")
     place = {label: number for number, label in enumerate(labels)}
     classes = np.array([place[label] for label in rows.labels])[rows.classes]
     splits = complete_splits(source, rows.images, rows.splits)

@@ -33,12 +33,11 @@ def evaluation_loader(
     system: System, dataset: Dataset, batch_size: int, workers: int | None, ranks: Ranks = ALONE
 ) -> Loader:
     """A view of a data set in its own order, as this system sees it; of each batch the share of this process."""
-    check_task(system, dataset)
+    dataset = suited(system, dataset)
     pipeline = Pipeline((Fit(system.preprocess),))
     workers = default_workers(dataset, ranks) if workers is None else workers
-    relabelled = dataset.relabel(system.labels)
     return Loader(
-        relabelled, pipeline, batch_size=batch_size, workers=workers, share=ranks.share, preprocess=system.preprocess
+        dataset, pipeline, batch_size=batch_size, workers=workers, share=ranks.share, preprocess=system.preprocess
     )
 
 
@@ -81,11 +80,15 @@ def measure(system: System, loader: Loader, parallel: Whole | None = None) -> Me
     return Measured(values, rank, figures)
 
 
-def check_task(system: System, dataset: Dataset) -> None:
-    """InputError where the data does not serve the system's task."""
-    if system.task != dataset.task:
-        name = system.name or type(system).__name__
+def suited(system: System, dataset: Dataset) -> Dataset:
+    """The data as it serves the system's task, in the order of its classes. Raises InputError where it does not."""
+    name = system.name or type(system).__name__
+    if system.task not in (dataset.task, "generate"):
         raise InputError(f"{name} is a system to {system.task}, but {dataset.source} is data to {dataset.task}")
+    serving = dataset.serving(system.task)
+    if system.labels and serving.targets is None:
+        raise InputError(f"{name} learns of which class an image is, and {dataset.source} has no class for each image")
+    return serving.relabel(system.labels)
 
 
 def check_truths(system: System, dataset: Dataset) -> None:

@@ -13,7 +13,7 @@ from foveal.system import System
 from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
-from foveal.train.evaluate import check_task, check_truths, default_workers, evaluation_loader
+from foveal.train.evaluate import check_truths, default_workers, evaluation_loader, suited
 from foveal.train.teacher import Teacher
 
 
@@ -44,7 +44,7 @@ def training_phases(
     train_set, val_set = training_splits(system, dataset, config)
     views = {"train": train_set}
     if config.refit:
-        views["refit"] = dataset.relabel(system.labels).select("train", "val")
+        views["refit"] = suited(system, dataset).select("train", "val")
     val_loader = evaluation_loader(system, val_set, config.batch_size, config.workers, ranks) if val_set else None
     phases = []
     for name, view in views.items():
@@ -78,8 +78,7 @@ def check_processes(system: System, config: TrainConfig, ranks: Ranks) -> None:
 
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The train and the val view, in the class order of the system; no val view where the data has none."""
-    check_task(system, dataset)
-    dataset = dataset.relabel(system.labels)
+    dataset = suited(system, dataset)
     if dataset.split is not None:
         train_set, val_set = dataset, None
     else:

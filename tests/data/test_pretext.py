@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import foveal
-from foveal.data.pretext import TURNS, load_images, rotations
+from foveal.data.pretext import TURNS, rotations
+from foveal.data.sources import load_dataset
 from foveal.train.config import TrainConfig
 from tests.data.test_dataset import make
 from tests.toys import small_digits, unlabelled
@@ -42,7 +43,7 @@ def test_turns_stay_in_the_split_of_their_image() -> None:
 
 def test_a_folder_of_nothing_but_images(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "photos")
-    data = load_images(folder)
+    data = load_dataset(folder, "generate")
     assert (data.task, data.labels, len(data)) == ("generate", (), 12)
     assert set(data.split_counts()) == {"train", "val", "test"}
     turns = rotations(data)
