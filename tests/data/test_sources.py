@@ -169,7 +169,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     error(tmp_path / "empty", str(tmp_path / "empty"), "no folders", "one folder for each class")
     (tmp_path / "hollow/cat").mkdir(parents=True)
     error(tmp_path / "hollow", str(tmp_path / "hollow"), "no images", ".png", "one folder for each class")
-    write(tmp_path, "single/cat/1.png")
+    write(tmp_path, *(f"single/cat/{n}.png" for n in range(4)))
     error(tmp_path / "single", str(tmp_path / "single"), "one class only", "'cat'")
     write(tmp_path, "gap/cat/1.png", "gap/dog/2.png")
     (tmp_path / "gap/owl").mkdir()
