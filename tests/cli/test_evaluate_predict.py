@@ -141,7 +141,9 @@ def test_bad_evaluate(
 
 
 def test_evaluate_without_weights(fails: Callable[..., str]) -> None:
-    assert "lenet has no trained weights here: add --weights FILE" in fails("evaluate", "lenet", "--data", "digits")
+    assert "vgg_nano has no trained weights here: add --weights FILE" in fails(
+        "evaluate", "vgg_nano", "--data", "digits"
+    )
     assert "lennet is neither a run or checkpoint nor a system; did you mean lenet" in fails(
         "evaluate", "lennet", "--data", "digits"
     )
