@@ -25,9 +25,9 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> tuple[float, float]:
-    """Precision: which share of the made images (M, D) lies among the real ones (N, D), no farther from one of them than
-    its k-th nearest real neighbour is. Recall: the same with the sides exchanged, which share of the real ones could have
-    been made.
+    """Precision: which share of the made images (M, D) lies among the real ones (N, D), no farther from one of them
+    than its k-th nearest real neighbour is. Recall: the same with the sides exchanged, which share of the real ones
+    could have been made.
 
     Kynkäänniemi et al. 2019, "Improved precision and recall metric for assessing generative models", arXiv:1904.06991.
     """

@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +6,7 @@ from PIL import Image
 
 import foveal
 from foveal.data.tiles import tiles, write_film
+from foveal.generate.generator import Generator, GeneratorSpec
 from foveal.metrics import GenerateEvaluator
 from foveal.report.html import write_report
 from foveal.structures import Batch
@@ -33,8 +33,7 @@ def test_a_conditional_system_needs_classes() -> None:
     with pytest.raises(foveal.InputError, match="Means learns of which class an image is, and squares has no class"):
         foveal.train(Means(DIGITS), squares(), TrainConfig(quiet=True))
     with pytest.raises(foveal.InputError, match="needs class names"):
-        replaced = replace(Means(DIGITS).spec, labels=())
-        super(Means, Means(DIGITS)).__init__(replaced)
+        Generator(GeneratorSpec((), conditional=True))
 
 
 def test_what_is_asked_for() -> None:
