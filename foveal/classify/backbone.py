@@ -17,7 +17,8 @@ SIDE = 256  # pixels of the image that strides are measured with
 class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> a map (B, C, H / stride, W / stride) for each of the strides.
 
-    network:     any system with `maps`, as classifiers have them; it is taken over, and what no map depends on is removed from it.
+    network:     any system with `maps`, as classifiers have them; it is taken over, and what no map depends on is
+                 removed from it.
     strides:     how many times smaller than the image each map is, finest first; of several maps with one stride the
                  last is taken.
     frozen_norm: batch norms keep their statistics and affine terms, as suits batches of few images.

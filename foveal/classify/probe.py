@@ -3,7 +3,7 @@
 
     scores = W pool(maps(image)) + b
 
-The backbone is any system that has maps: a classifier, an autoencoder, a detector's own. With `--freeze backbone` its
+The backbone is any system that has maps, such as a classifier or an autoencoder. With `--freeze backbone` its
 weights stay as they are, and the accuracy tells what they know; otherwise they are where learning begins.
 """
 
@@ -24,8 +24,8 @@ from foveal.system import System
 @dataclass(frozen=True)
 class ProbeSpec(ClassifierSpec):
     """
-    backbone: the system whose maps are looked at: a name, a run or a checkpoint. Its weights are trained on, unless they
-              are frozen.
+    backbone: the system whose maps are looked at: a name, a run or a checkpoint. Its weights are where learning
+              begins.
     stride:   which of its maps, by how many times smaller than the image it is.
     grid:     the map is averaged in so many rows and columns of cells; 1 is its mean.
     hidden:   width of a layer between map and classes; 0 for none, so that classes are linear in the map.

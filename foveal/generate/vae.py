@@ -1,7 +1,7 @@
 """Variational autoencoders: Kingma and Welling 2013, "Auto-Encoding Variational Bayes", arXiv:1312.6114.
 
-An image x is thought to be made of a hidden code z. The decoder gives p(x|z), with the prior p(z) = N(0, I); the encoder
-q(z|x) = N(m(x), diag(v(x))) stands for the posterior, which nobody can compute. Both learn to raise the bound
+An image x is thought to be made of a hidden code z. The decoder gives p(x|z), with the prior p(z) = N(0, I); the
+encoder q(z|x) = N(m(x), diag(v(x))) stands for the posterior, which nobody can compute. Both learn to raise the bound
 
     ln p(x) >= E_q [ln p(x|z)] - D(q(z|x) || p(z))                                equation 3 of the paper
     z = m + v^(1/2) e,  e ~ N(0, I)                                               so that the mean over q has a gradient
@@ -13,10 +13,10 @@ gives:
 
     ln p(x) >= E ln 1/K sum_k w_k,  w_k = p(x|z_k) p(z_k) / q(z_k|x)
 
-As the first drawing of the field has it, encoder and decoder are a linear layer with two more beside each other, for mean
-and variance ("linear"); or convolutions, with transposed ones in the decoder ("convolutional"). Conditional, both also
-see the class, as a row of zeros and a one (Sohn, Lee and Yan 2015); the class of an image that none is told of is the one
-under which the bound is highest.
+Encoder and decoder are each a linear layer and two more beside each other, for mean and scale ("linear"); or
+convolutions, in the decoder transposed ones ("convolutional"). Conditional, both also see the class, as a row of zeros
+and a one (Sohn, Lee and Yan 2015, "Learning structured output representation using deep conditional generative
+models"); where the class of an image is not told, it is the one under which the bound is highest.
 
 Departs from the paper: relu in place of tanh; pixels are 8-bit levels, whose distribution sums to one, so that bits per
 dimension of all systems compare; and a made image shows the middle of p(x|z), not a draw from it, which adds noise.
@@ -53,9 +53,9 @@ class VAESpec(GeneratorSpec):
     hidden:     width of the linear body.
     width:      channels before the first halving of the convolutional body; each halving doubles them.
     stages:     how often that body halves its maps.
-    pixels:     p(x|z) of a channel of a pixel: a "logistic" or "normal" distribution with a mean and a scale of its own,
-                cut into levels; or "bernoulli", that the pixel is white, whose loss is the cross-entropy with its grey
-                value.
+    pixels:     p(x|z) of a channel of a pixel: a "logistic" or "normal" distribution with a mean and a scale of its
+                own, cut into levels; or "bernoulli", that the pixel is white, whose loss is the cross-entropy with its
+                grey value.
     beta:       weight of the kl term (Higgins et al. 2017).
     importance: K, how many codes `log_likelihood` draws for an image.
     """
@@ -277,6 +277,6 @@ VARIANTS = {
         pixels="bernoulli",
     ),
     "vae": VAESpec((), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**ADAM, "epochs": 100, "batch_size": 64}),
-    "vae_fc_nano": replace(NANO, body="linear", hidden=256),
+    "vae_fc_nano": replace(NANO, recipe={**NANO.recipe, "epochs": 80}, body="linear", hidden=256),
     "vae_nano": replace(NANO, width=16, stages=2),
 }

@@ -1,4 +1,4 @@
-"""Convolutions that halve maps again and again, and transposed ones that double them: the two sides of an autoencoder."""
+"""The two sides of an autoencoder: convolutions that halve maps again and again, transposed ones that double them."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,6 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from foveal.errors import InputError
-
-
-def widths(width: int, stages: int) -> list[int]:
-    """Channels of the maps before the first and after each of the stages, each of which doubles them."""
-    return [width * 2**stage for stage in range(stages + 1)]
 
 
 def halved(size: Sequence[int], stages: int, name: str) -> tuple[int, int]:

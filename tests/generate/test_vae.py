@@ -65,7 +65,7 @@ def test_published_layout_and_its_formula() -> None:
 @pytest.mark.parametrize("pixels", ["logistic", "normal"])
 @pytest.mark.parametrize("name", NAMES)
 def test_with_one_code_the_bound_is_the_elbo(name: str, pixels: str) -> None:
-    """And the losses are it, with another sign and per dimension, but for the kl term, which they have in closed form."""
+    """And the losses are it, with another sign and per dimension, and their kl term in closed form."""
     system = small(name, pixels=pixels, importance=1).double()
     given = Batch(batch().images.double(), (), *list(vars(batch()).values())[2:])
     mean, log_variance = system.posterior(given.images, system.rows(None, 4))
