@@ -93,13 +93,14 @@ def ddim_step(
     x: Tensor, clean: Tensor, a: Tensor, before: Tensor, noise: Tensor | None = None, *, eta: float = 0.0
 ) -> Tensor:
     """x_s = a_s^0.5 x_0 + (1 - a_s - sigma^2)^0.5 e + sigma noise, e the noise in x_t, and sigma^2 the share eta^2 of the
-    posterior's variance: with eta 1 a draw of it, with 0 nothing is drawn and images are a function of the first noise.
+    posterior's variance: with eta 1 a draw of it, with 0 nothing is drawn, images are a function of the first noise, and
+    s may also be a later time.
 
     Song, Meng and Ermon 2020, "Denoising diffusion implicit models", arXiv:2010.02502, equations 12 and 16.
     """
-    sigma = eta * ((1 - before) / (1 - a) * (1 - a / before)).sqrt()
-    there = before.sqrt() * clean + (1 - before - sigma**2).sqrt() * noise_in(x, clean, a)
-    return there if noise is None else there + sigma * noise
+    variance = eta**2 * (1 - before) / (1 - a) * (1 - a / before)
+    there = before.sqrt() * clean + (1 - before - variance).sqrt() * noise_in(x, clean, a)
+    return there if noise is None else there + variance.sqrt() * noise
 
 
 def dpm_step(
