@@ -60,6 +60,8 @@ FAMILIES = {
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
     "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
+    "generate.gan:GAN": "gan gan_nano",
+    "generate.dcgan:DCGAN": "dcgan dcgan_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}

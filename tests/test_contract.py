@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import foveal
-from foveal.catalog import ENTRIES, FAMILIES, variant
+from foveal.catalog import ENTRIES, FAMILIES, settable, variant
 from foveal.classify.lenet import LeNet
 from foveal.nn.stochastic_depth import StochasticDepth
 from foveal.structures import ANYTHING, Batch, Label, Objects, Target
@@ -36,8 +36,13 @@ OTHER_SIDES = {
 # What makes a system small enough to be tried.
 SMALL_SSD: dict[str, Any] = {"extra": (), "shapes": (4, 6), "scales": (0.1, 0.3, 0.5), "hidden": 8}
 OTHER_FIELDS: dict[str, dict[str, Any]] = {
+    # Blocks that are all alike.
+    "pixel_transformer": {"depth": 3},
+    **dict.fromkeys(("vit_l_16", "vit_l_32"), {"depth": 6}),
+    **dict.fromkeys(("mixer_l16_224", "mixer_l32_224"), {"depth": 6}),
     # Each crop takes as long as an image.
     "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
+    "rcnn_nano": {"regions": 4, "sampled": 8},
     "ssd300_vgg16": SMALL_SSD,
     "ssd512_vgg16": SMALL_SSD,
     # Statistics that nobody has taken let the maps of so many layers grow until attention is all or nothing.
@@ -95,13 +100,17 @@ def objects(system: Any, i: int, draw: torch.Generator) -> Objects:
 
 
 # What is to be learned of an image, by task.
-TARGETS: dict[str, Callable[[Any, int, torch.Generator], Target]] = {"classify": label, "detect": objects}
+TARGETS: dict[str, Callable[[Any, int, torch.Generator], Target]] = {
+    "classify": label,
+    "detect": objects,
+    "generate": label,
+}
 
 
 def batch_for(system: Any, count: int = 4) -> Batch:
     draw = torch.Generator().manual_seed(1)
     batch = system.preprocess.batch(list(torch.rand(count, 3, *system.preprocess.size, generator=draw)))
-    targets = tuple(TARGETS[system.task](system, i, draw) for i in range(count))
+    targets = tuple(TARGETS[system.task](system, i, draw) for i in range(count if system.labels else 0))
     return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
 
 
@@ -140,6 +149,21 @@ def tensors(outputs: Any) -> Iterator[torch.Tensor]:
             yield from tensors(value)
 
 
+def check_samples(system: Any) -> None:
+    """The same seed makes the same images, whatever torch's own generator has drawn before; another makes others."""
+
+    def made(seed: int) -> torch.Tensor:
+        torch.rand(1)
+        with torch.no_grad():
+            return system.sample(3, generator=torch.Generator().manual_seed(seed))
+
+    images = made(0)
+    assert images.shape == (3, 3, *system.preprocess.size)
+    assert ((images >= 0) & (images <= 1)).all()
+    assert torch.equal(images, made(0))
+    assert not torch.equal(images, made(1))
+
+
 def classes_told(system: Any, images: torch.Tensor) -> int:
     """How many classes the outputs have scores of."""
     outputs = system(images)
@@ -173,24 +197,24 @@ def check_descent(system: System, batch: Batch) -> None:
     for module in system.modules():
         if isinstance(module, StochasticDepth):  # of few images, all may leave a branch out
             module.probability = 0.0
+    idle = {n for n, p in system.named_parameters() if p.requires_grad}
+    for player, module in system.players.items():
+        # loss: finite scalars
+        losses = system.loss(batch, player)
+        assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())
 
-    # loss: finite scalars
-    losses = system.loss(batch)
-    assert all(value.ndim == 0 and torch.isfinite(value) for value in losses.values())
-    idle = {n for n, _ in system.named_parameters()}
-
-    # descent lowers the loss, with the same units dropped each time
-    optimizer = torch.optim.SGD(system.parameters(), 0.002, momentum=0.9)
-    totals = []
-    for _ in range(7):
-        torch.manual_seed(2)
-        optimizer.zero_grad()
-        total = sum(system.loss(batch).values())
-        total.backward()
-        idle &= unreached(system)
-        optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < totals[0]
+        # descent lowers the loss, with the same units dropped each time
+        optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.002, momentum=0.9)
+        totals = []
+        for _ in range(7):
+            torch.manual_seed(2)
+            system.zero_grad()
+            total = sum(system.loss(batch, player).values())
+            total.backward()
+            idle &= unreached(system)
+            optimizer.step()
+            totals.append(total.item())
+        assert totals[-1] < totals[0]
 
     # a gradient reaches every parameter; what lies behind a layer that begins as zero waits for that one's first step
     assert not idle, f"no gradient reaches {idle}"
@@ -210,8 +234,9 @@ def test_contract(name: str, tmp_path: Path) -> None:
     # forward and score, the same in both modes in kind
     outputs = list(tensors(system(batch.images)))
     assert all(torch.isfinite(each).all() for each in outputs)
-    assert classes_told(system, batch.images) == len(system.labels)
-    assert system.score(batch.images, system.labels[-1]).shape == (4,)
+    if system.can("score"):
+        assert classes_told(system, batch.images) == len(system.labels)
+        assert system.score(batch.images, system.labels[-1]).shape == (4,)
     again = list(tensors(system.train()(batch.images)))
     same = 0 if system.task == "classify" else 1  # how many regions are looked at may depend on what a norm sees
     assert [each.shape[same:] for each in again] == [each.shape[same:] for each in outputs]
@@ -220,15 +245,19 @@ def test_contract(name: str, tmp_path: Path) -> None:
         check_descent(system, batch)
 
     # predict: images of any sizes, uint8 or float; the mode stays what it was
-    photos = [torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8), torch.rand(3, 90, 33)]
-    predictions = system.predict(photos)
-    assert system.training
-    assert len(predictions) == 2
-    assert all(isinstance(prediction, Target) for prediction in predictions)
-    PREDICTIONS[system.task](system, photos, list(predictions))
+    if system.can("decode"):
+        photos = [torch.randint(0, 256, (3, 40, 70), dtype=torch.uint8), torch.rand(3, 90, 33)]
+        predictions = system.predict(photos)
+        assert system.training
+        assert len(predictions) == 2
+        assert all(isinstance(prediction, Target) for prediction in predictions)
+        PREDICTIONS[system.task](system, photos, list(predictions))
+
+    system.eval()
+    if system.can("sample"):
+        check_samples(system)
 
     # save -> load -> equal
-    system.eval()
     path = tmp_path / "system.safetensors"
     checkpoint.save(path, checkpoint.describe(system), system.state_dict())
     loaded = foveal.load(path)
@@ -240,8 +269,19 @@ def test_contract(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", foveal.names())
 def test_other_classes(name: str) -> None:
-    system = build(name, labels=("cat", "dog", "Größe 10"))
-    if system.labels == ANYTHING:  # it names nothing
+    conditional = {"conditional": True} if "conditional" in settable(variant(name)) else {}
+    system = build(name, labels=("cat", "dog", "Größe 10"), **conditional)
+    if system.labels in ((), ANYTHING):  # it names nothing
+        return
+    if system.can("sample"):
+        draw = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            assert system.sample(2, generator=draw, labels="dog").shape == (2, 3, *system.preprocess.size)
+        assert all(
+            torch.isfinite(value) for value in system.loss(batch_for(system), next(iter(system.players))).values()
+        )
+        with pytest.raises(foveal.InputError, match=r"cta.*did you mean cat"):
+            system.sample(1, labels="cta")
         return
     if system.can("loss"):  # what is fitted knows nothing yet
         assert classes_told(system, torch.rand(1, 3, *system.preprocess.size)) == 3
@@ -279,10 +319,13 @@ def test_gradients_are_right(name: str) -> None:
         system.train()(batch.images)
     # A wide step crosses kinks, which deep networks have nearly everywhere, and a narrow one ends in rounding; a wrong
     # gradient is wrong by both.
-    wide, narrow = (foveal.check_gradients(system, batch, entries=entries, step=step) for step in (1e-6, 1e-7))
-    assert wide.keys() == dict(system.named_parameters()).keys()
-    errors = {parameter: min(wide[parameter], narrow[parameter]) for parameter in wide}
-    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+    for player, module in system.players.items():
+        wide, narrow = (
+            foveal.check_gradients(system, batch, player=player, entries=entries, step=step) for step in (1e-6, 1e-7)
+        )
+        assert wide.keys() == dict(module.named_parameters()).keys()
+        errors = {parameter: min(wide[parameter], narrow[parameter]) for parameter in wide}
+        assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
 
 
 def test_gradient_check_finds_a_wrong_gradient() -> None:

@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": "measure a trained system on a labelled set",
     "predict": "name what images show",
     "explain": "show where in an image the evidence for a class is, and test it",
+    "sample": "make new images, or complete and reconstruct given ones",
 }
 EXAMPLES = """\
   foveal train resnet_nano --data digits --out runs/digits

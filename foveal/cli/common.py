@@ -82,6 +82,26 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"cannot write in {folder}: no permission to write in {above}")
 
 
+def image_files(names: tuple[str, ...]) -> list[Path]:
+    """The files that the arguments name; those of a folder in order of name."""
+    from foveal.data import files as folders
+
+    if not all(names):
+        raise InputError("the name of an image is empty")
+    files = []
+    for path in map(Path, names):
+        if path.is_dir():
+            inside = folders.image_files(path)
+            if not inside:
+                raise InputError(f"{path} has no images in it")
+            files += [path / name for name in inside]
+        else:  # or nothing, which reading it will tell: the others can be answered
+            files.append(path)
+    if not files:
+        raise InputError("no image given")
+    return files
+
+
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a verb on stdout, as one JSON document or as text."""
     if as_json or text:

@@ -27,6 +27,9 @@ class Evaluate:
     out: str | None = None
     """Of a detector: folder for predictions.json, in COCO's form of results, with the ids of a COCO file if it is one
     that was measured on."""
+    judge: str | None = None
+    """Of a system that makes images: the classifier that looks at them, a run, a checkpoint or a name with packaged
+    weights; default one that knows the classes of the data, if there is one."""
     batch_size: int = 64
     """Images that are in memory together."""
     workers: int | None = None
@@ -42,7 +45,7 @@ def run(words: list[str]) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
-    from foveal.train.evaluate import check_truths, evaluation_loader, measure
+    from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
 
     if options.out:
         check_folder(Path(options.out))
@@ -54,7 +57,7 @@ def run(words: list[str]) -> None:
     dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
-    measured = measure(system, loader)
+    measured = measure(system, loader, evaluators=judged(system, dataset, options.judge))
     document = {
         "system": options.system,
         "data": options.data,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, one_line, parse, table
 from foveal.errors import InputError
 
 
@@ -46,7 +46,7 @@ def run(words: list[str]) -> int:
     from foveal.data.image import ImageError, read_image
     from foveal.report.answers import answers
 
-    paths = _image_files(options.images)
+    paths = image_files(options.images)
     if options.precision != "float32" and options.plan == "eager":
         raise InputError(f"precision {options.precision} has no effect without --plan auto")
     if not any(path.exists() for path in paths):
@@ -75,23 +75,3 @@ def run(words: list[str]) -> int:
     answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
     told.save(document)
     return 2 if unreadable else 0
-
-
-def _image_files(names: tuple[str, ...]) -> list[Path]:
-    """The files that the arguments name; those of a folder in order of name."""
-    from foveal.data.sources import image_files
-
-    if not all(names):
-        raise InputError("the name of an image is empty")
-    files = []
-    for path in map(Path, names):
-        if path.is_dir():
-            inside = image_files(path)
-            if not inside:
-                raise InputError(f"{path} has no images in it")
-            files += [path / name for name in inside]
-        else:  # or nothing, which reading it will tell: the others can be answered
-            files.append(path)
-    if not files:
-        raise InputError("no image given: foveal predict RUN IMAGE...")
-    return files

@@ -53,8 +53,8 @@ class Generator(System):
         return (self.preprocess.channels, *self.preprocess.size)
 
     def log_likelihood(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
-        """(B,) ln p(x), in nats, of the pixels of prepared images as 8-bit numbers, of one channel where the system sees
-        grey; or a bound from below."""
+        """(B,) ln p(x), in nats, of the pixels of prepared images as 8-bit numbers, of one channel where the system
+        sees grey; or a bound from below."""
         raise self._cannot("tell how probable an image is")
 
     def reconstruct(self, images: Tensor) -> Tensor:

@@ -6,10 +6,24 @@ from typing import Any, Protocol, Self
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.metrics.detect import DetectEvaluator, coco_map, precision_recall, voc_ap
 from foveal.metrics.detection_errors import errors
+from foveal.metrics.generate import GenerateEvaluator
 from foveal.metrics.loss import LossEvaluator
+from foveal.metrics.samples import frechet_distance
 from foveal.structures import Batch
 
-__all__ = ["EVALUATORS", "Evaluator", "coco_map", "errors", "evaluator", "precision_recall", "voc_ap"]
+__all__ = [
+    "EVALUATORS",
+    "THOROUGH",
+    "Evaluator",
+    "GenerateEvaluator",
+    "coco_map",
+    "errors",
+    "evaluator",
+    "frechet_distance",
+    "precision_recall",
+    "thorough_evaluator",
+    "voc_ap",
+]
 
 
 class Evaluator(Protocol):
@@ -40,7 +54,17 @@ EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
 }
 
 
+# What takes longer than can be spent after each epoch, from a system and a judge or None.
+THOROUGH: dict[str, Callable[[Any, Any], Evaluator]] = {"generate": GenerateEvaluator}
+
+
 def evaluator(system: Any) -> Evaluator:
     """The evaluator for a system: that of its task, or else its own losses."""
     make = EVALUATORS.get(system.task)
     return make(system) if make else LossEvaluator(tuple(system.players))
+
+
+def thorough_evaluator(system: Any, judge: Any = None) -> Evaluator:
+    """The evaluator that tells all there is to tell of a system. judge: a classifier that looks at images it makes."""
+    make = THOROUGH.get(system.task)
+    return make(system, judge) if make else evaluator(system)

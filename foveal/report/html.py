@@ -13,7 +13,7 @@ from foveal.catalog import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
-from foveal.report import classify, detect, signals
+from foveal.report import classify, detect, generate, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
@@ -35,6 +35,7 @@ PARTS = {
 TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {
     "classify": classify.sections,
     "detect": detect.sections,
+    "generate": generate.sections,
 }
 
 
@@ -86,6 +87,7 @@ def _page(
     sections = [
         ("Learning curves", _curves(events, history, best)),
         *([("Refit", _refit(record, again))] if again else []),
+        *generate.over_time(directory),
         *_of_task(record, dataset, system),
         *_signals(record, dataset, system),
         ("Unreadable files", _unreadable(record["unreadable"])),

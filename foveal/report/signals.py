@@ -21,7 +21,7 @@ def section(system: System, view: Dataset, seed: int, workers: int | None) -> Ht
 
     seed: of the untrained system that stands beside this one, where the catalog has it.
     """
-    loader = evaluation_loader(system, view.relabel(system.labels), MOST_IMAGES, workers)
+    loader = evaluation_loader(system, view, MOST_IMAGES, workers)
     batch = next(iter(loader.epoch()), None)
     if batch is None:
         raise InputError(f"{view.source}: not one image can be read")
@@ -29,7 +29,7 @@ def section(system: System, view: Dataset, seed: int, workers: int | None) -> Ht
     if system.name is not None:
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            start = create(system.name, labels=system.labels, **system.variant).to(system.device)
+            start = create(system.name, labels=system.labels or None, **system.variant).to(system.device)
         states = {"untrained": signals(start, batch), **states}
     finite = all(isfinite(one.std) and isfinite(one.gradient_std) for found in states.values() for one in found)
     told = (

@@ -3,30 +3,60 @@
 import math
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
+from foveal.catalog import trained, variant
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
-from foveal.metrics import Evaluator, evaluator
+from foveal.metrics import THOROUGH, Evaluator, evaluator, thorough_evaluator
 from foveal.system import System, evaluating
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.parallel import Whole
+from foveal.weights.packages import PACKAGED, available
 
 
-def evaluate(system: System, dataset: Dataset, *, batch_size: int = 64, workers: int | None = None) -> dict[str, float]:
+def evaluate(
+    system: System,
+    dataset: Dataset,
+    *,
+    batch_size: int = 64,
+    workers: int | None = None,
+    judge: System | str | None = None,
+) -> dict[str, float]:
     """The figures of the system's task, by name, on the view that `dataset` is (its test split, else val, else all).
 
     Size, normalisation and class order are the system's own; images that do not decode are left out.
+
+    judge: the classifier that looks at what a system makes that generates, or a run, a checkpoint, or a name with
+           packaged weights; default one that knows the classes of the data, if a package has one.
 
     Raises InputError for data of another task, with classes that the system does not know, or with nothing to measure.
     """
     loader = evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)
     check_truths(system, loader.dataset)
-    return measure(system, loader).values
+    return measure(system, loader, evaluators=judged(system, dataset, judge)).values
+
+
+def judged(system: System, dataset: Dataset, judge: System | str | None = None) -> Callable[[], Evaluator]:
+    """What makes the evaluators that tell all of a system, with the judge that `evaluate` takes."""
+    if system.task not in THOROUGH:
+        if judge is not None:
+            name = system.name or type(system).__name__
+            raise InputError(f"judge has no effect: {name} is a system to {system.task}, and makes no images")
+        return partial(thorough_evaluator, system)
+    if judge is None:
+        known = [name for name in PACKAGED if set(dataset.labels) <= set(variant(name).labels) and available(name)]
+        judge = known[0] if dataset.labels and known else None
+    found = trained(judge).to(system.device) if isinstance(judge, str) else judge
+    if found is not None and not found.can("score"):
+        raise InputError(f"{found.name or judge} cannot judge: it is a system to {found.task}, not to classify")
+    return partial(thorough_evaluator, system, found)
 
 
 def evaluation_loader(
@@ -51,11 +81,18 @@ class Measured:
     evaluator: Evaluator
 
 
-def measure(system: System, loader: Loader, parallel: Whole | None = None) -> Measured:
+def measure(
+    system: System,
+    loader: Loader,
+    parallel: Whole | None = None,
+    evaluators: Callable[[], Evaluator] | None = None,
+) -> Measured:
     """The figures of the system's task over all batches of the loader, and of those of the other processes, if it is
-    over these that the system is `parallel`. Raises InputError where one is not finite."""
+    over these that the system is `parallel`; or what `evaluators` makes computes. Raises InputError where one is not
+    finite."""
     parallel = parallel or Whole(system)
-    figures, passed_over = evaluator(system), evaluator(system)
+    make = evaluators or partial(evaluator, system)
+    figures, passed_over = make(), make()
     seen = False
     with evaluating(system):
         for batch, counts in parallel.ranks.abreast(loader.epoch()):
@@ -69,7 +106,8 @@ def measure(system: System, loader: Loader, parallel: Whole | None = None) -> Me
     figures, *others = parallel.ranks.gather(figures)
     for other in others:
         figures.merge(other)
-    values = figures.compute()
+    with evaluating(system):
+        values = figures.compute()
     if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:
         raise InputError(
             f"{wrong[0]} on {loader.dataset.source}: the weights of {system.name or type(system).__name__} have run "

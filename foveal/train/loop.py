@@ -80,6 +80,8 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                         record["best"] = better and (phase.chooses or state.progress.over(None))
                         if record["best"]:
                             run.save_best(state, record["val"])
+                        if system.can("sample") and phase.chooses:
+                            run.save_samples(state)
                         if config.keep > 1 and phase.chooses and state.progress.keep(rank, config.keep):
                             run.save_epoch(state, record["val"])
                     record |= {"epoch": state.progress.epoch, "step": state.progress.step}

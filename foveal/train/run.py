@@ -17,9 +17,10 @@ except ImportError:  # not on Windows
 
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
+from foveal.data.tiles import write_tiles
 from foveal.errors import InputError
 from foveal.structures import Batch
-from foveal.system import System
+from foveal.system import System, evaluating
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
@@ -40,11 +41,12 @@ from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
 from foveal.train.teacher import Teacher
 
+SAMPLES = 16  # images that show how a run goes on
 MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
 # In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
 FILES = (
-    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "tensorboard", "epoch-*.safetensors"),
-    *("start.safetensors", "best.safetensors", "last.safetensors", "run.json"),
+    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "samples", "tensorboard"),
+    *("epoch-*.safetensors", "start.safetensors", "best.safetensors", "last.safetensors", "run.json"),
 )
 
 
@@ -225,6 +227,24 @@ class Run:
         header = {"epoch": state.progress.epoch, "metrics": dict(figures)}
         self._save(f"epoch-{state.progress.epoch}", header, state, {})
 
+    def save_samples(self, state: State) -> None:
+        """What the system makes after epochs 1, 2, 4, 8 ... and after the last one, from the same random numbers."""
+        epoch = state.progress.epoch
+        if epoch & (epoch - 1) and not state.progress.over(None):
+            return
+        draw = torch.Generator().manual_seed(state.config.seed)
+        with evaluating(state.system):
+            images = state.parallel.call(partial(state.system.sample, generator=draw), SAMPLES)
+        self.ranks.once(partial(self._write_samples, epoch, images))
+
+    def _write_samples(self, epoch: int, images: torch.Tensor) -> None:
+        folder = self.directory / "samples"
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot make {folder}: {error.strerror}") from None
+        write_tiles(folder / f"epoch-{epoch:04}.png", images)
+
     def prune(self, state: State) -> None:
         """Remove the weights of epochs that are no longer among the best. What `last` knows is saved before, so that a
         run killed in between still has all that it will want."""
@@ -325,7 +345,7 @@ class Run:
                 f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
                 f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
             ) from None
-        # The step changed no weight, but its forward pass may have spoilt running statistics.
+        # The step that failed changed no weight, but its forward pass may have spoilt running statistics.
         state.restore_statistics()
         if policy == "rollback":
             self._roll_back(state)

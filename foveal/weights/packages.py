@@ -25,7 +25,14 @@ LITE0 = Packaged(
     "models/efficientnet-lite0-57934424.pth",
     "Apache-2.0",
 )
-PACKAGED = {"efficientnet_lite0": LITE0, "tf_efficientnet_lite0": LITE0}
+# LeNet that has learned the built-in digits: recipes/lenet_digits.py.
+DIGITS = Packaged("lenet", "", "foveal", "weights/lenet_digits.safetensors", "Apache-2.0")
+PACKAGED = {"lenet": DIGITS, "efficientnet_lite0": LITE0, "tf_efficientnet_lite0": LITE0}
+
+
+def available(name: str) -> bool:
+    """Whether the package that brings weights for a catalog name is installed."""
+    return name in PACKAGED and find_spec(PACKAGED[name].package) is not None
 
 
 def packaged_file(name: str) -> Path:

@@ -141,7 +141,9 @@ def test_bad_evaluate(
 
 
 def test_evaluate_without_weights(fails: Callable[..., str]) -> None:
-    assert "lenet has no trained weights here: add --weights FILE" in fails("evaluate", "lenet", "--data", "digits")
+    assert "vgg_nano has no trained weights here: add --weights FILE" in fails(
+        "evaluate", "vgg_nano", "--data", "digits"
+    )
     assert "lennet is neither a run or checkpoint nor a system; did you mean lenet" in fails(
         "evaluate", "lennet", "--data", "digits"
     )
@@ -245,7 +247,7 @@ def test_bad_predict(fails: Callable[..., str], shared_images: Path, shared_run:
     assert f"{tmp_path} has no images in it" in fails("predict", shared_run, tmp_path)
     assert "top must be at least 1, not 0" in fails("predict", shared_run, image, "--top", "0")
     assert "cannot use the device 'bogus'" in fails("predict", shared_run, image, "--device", "bogus")
-    assert "add --weights FILE" in fails("predict", "lenet", image)
+    assert "add --weights FILE" in fails("predict", "vgg_nano", image)
     assert "neither a run or checkpoint nor a system" in fails("predict", tmp_path / "gone", image)
 
 

@@ -116,7 +116,7 @@ def test_files_that_do_not_fit(
     assert f"cannot read {tmp_path / 'text.png'}" in fails("explain", shared_run, tmp_path / "text.png")
     assert "cannot read" in fails("explain", shared_run, tmp_path / "nothing.png")
     assert "cannot read" in fails("explain", shared_run, shared_images)
-    assert "no trained weights" in fails("explain", "lenet", image)
+    assert "no trained weights" in fails("explain", "vgg_nano", image)
     assert "neither a run or checkpoint nor a system" in fails("explain", "lenett", image)
     words = ("--method", "saliency", "--steps", "1", "--out")
     assert f"cannot write {tmp_path / 'folder.png'}" in fails(

@@ -34,7 +34,7 @@ def test_an_ensemble_and_neighbours_by_its_features(
 def test_what_stands_for_no_system(fails: Callable[..., str], shared_images: Path, tmp_path: Path) -> None:
     words = ("train", "ensemble", "--data", shared_images, "--out", tmp_path / "run", "--members")
     assert "nowhere is neither a run or checkpoint nor a system" in fails(*words, "nowhere")
-    assert "lenet has no trained weights here: name a run" in fails(*words, "lenet")
+    assert "vgg_nano has no trained weights here: name a run" in fails(*words, "vgg_nano")
     assert "an ensemble needs members" in fails(*words[:-1])
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,155 @@
+"""foveal sample"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, parse
+from foveal.errors import InputError
+
+MOST_FRAMES = 60  # of a film
+
+
+@dataclass
+class Sample:
+    """Make new images with a trained system; the same seed makes the same ones.
+
+    Example: foveal sample runs/ddpm --count 16 --out grid.png --seed 1
+    """
+
+    system: RunOrName
+    """A run or checkpoint; or a system's name, with --weights."""
+    count: int = 16
+    """How many images."""
+    out: str = "samples.png"
+    """An image file, which shows all of them; or a folder, in which each is a file of its own."""
+    label: tuple[str, ...] | None = None
+    """Class that is asked for, of a system that was trained with --conditional; of several each is asked for --count
+    times. Default: all classes in turn."""
+    seed: int = 0
+    """Where all randomness comes from."""
+    steps: int | None = None
+    """Steps from noise to image, of a system that takes some; default as many as it was trained with."""
+    guidance: float | None = None
+    """How strongly the class is insisted on, of a system that can; 1 is as it was learned."""
+    solver: str | None = None
+    """How a step is made, of a diffusion model: ddpm, ddim or dpm."""
+    trace: str | None = None
+    """A GIF file for a film of how the images take shape, of a system that makes them step by step."""
+    show: Literal["samples", "reconstruct", "complete"] = "samples"
+    """reconstruct: --images, each beside what the system makes of it; complete: their lower half made anew."""
+    images: tuple[str, ...] | None = None
+    """Image files or folders, for what --show does with images."""
+    weights: str | None = None
+    """Published weights for a system given by its name."""
+    device: str | None = None
+    """cpu, cuda, mps; default the best there is."""
+    json: bool = False
+    """One JSON document on stdout."""
+
+
+def run(words: list[str]) -> None:
+    options = parse(Sample, "sample", words)
+    if options.count < 1:
+        raise InputError(f"count must be at least 1, not {options.count}")
+    out = Path(options.out)
+    check_folder(out.parent if out.suffix else out)
+    if options.trace and Path(options.trace).suffix.lower() != ".gif":
+        raise InputError(f"trace must be a file whose name ends in .gif, not {options.trace}")
+
+    import torch
+
+    from foveal.data.tiles import tiles, write_film
+
+    system = find_system(options.system, options.weights, device=options.device)
+    verb, arguments, columns = _asked(options, system)
+    frames: list[torch.Tensor] = []
+    asked = inspect.signature(verb).parameters
+    arguments |= {name: getattr(options, name) for name in ("steps", "guidance", "solver") if getattr(options, name)}
+    for name in [*arguments, *(["trace"] if options.trace else [])]:
+        if name not in asked:
+            raise InputError(f"{name} has no effect: {system.name} has no such choice when it makes images")
+    draw = torch.Generator().manual_seed(options.seed)
+    with torch.inference_mode(), _watched(frames if options.trace else None, columns) as trace:
+        if "trace" in asked:
+            arguments["trace"] = trace
+        if "generator" in asked:
+            arguments["generator"] = draw
+        made = verb(**arguments).cpu()
+    if options.show != "samples":
+        made = torch.stack([arguments["images"].cpu(), made], 1).flatten(0, 1)
+    files = _written(out, made, columns)
+    if options.trace:
+        write_film(options.trace, [*frames[:: max(1, len(frames) // MOST_FRAMES)], tiles(made, columns)])
+        files.append(options.trace)
+    document = {"system": options.system, "images": len(made), "seed": options.seed, "files": files}
+    answer(document, options.json, f"written: {', '.join(files)}" if len(files) < 4 else f"written: {out}")
+
+
+def _asked(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, Any], int | None]:
+    """What of the system is called, with which arguments, and how many images stand in a row."""
+    import torch
+
+    verb = {"samples": "sample"}.get(options.show, options.show)
+    if not system.can(verb):
+        raise InputError(f"{system.name} is a system to {system.task} that cannot {options.show.removesuffix('s')}")
+    if options.show == "samples":
+        if options.images:
+            raise InputError("images have no effect without --show reconstruct or complete")
+        labels = options.label and [label for label in options.label for _ in range(options.count)]
+        arguments: dict[str, Any] = {"labels": labels} if labels else {}
+        return system.sample, {"n": len(labels or range(options.count)), **arguments}, None
+    if options.label:
+        raise InputError(f"label has no effect with --show {options.show}")
+    if not options.images:
+        raise InputError(f"show {options.show} needs --images")
+    from foveal.data.image import read_image
+
+    images = system.preprocess.batch([read_image(path) for path in image_files(options.images)]).images
+    images = images.to(system.device)
+    arguments = {"images": images}
+    if options.show == "complete":
+        known = torch.zeros(images.shape[2:], dtype=torch.bool)
+        known[: images.shape[2] // 2] = True
+        arguments["known"] = known
+    return getattr(system, verb), arguments, 2 * min(4, len(images))
+
+
+@contextmanager
+def _watched(frames: list[Any] | None, columns: int | None) -> Iterator[Callable[[float, Any], None]]:
+    """What is called as images take shape: it moves a bar in a terminal, and keeps the frames of a film, if one is
+    wanted."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from foveal.data.tiles import tiles
+
+    with Progress(console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as progress:
+        bar = progress.add_task("making images", total=1.0)
+
+        def trace(done: float, images: Any) -> None:
+            progress.update(bar, completed=done)
+            if frames is not None:
+                frames.append(tiles(images, columns))
+
+        yield trace
+
+
+def _written(out: Path, images: Any, columns: int | None) -> list[str]:
+    """The files with the images: one, or one for each in a folder."""
+    from foveal.data.image import write_image
+    from foveal.data.tiles import write_tiles
+
+    if out.suffix:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_tiles(out, images, columns)
+        return [str(out)]
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{number:04}.png" for number in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        write_image(path, image)
+    return [str(path) for path in paths]

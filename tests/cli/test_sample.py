@@ -1,0 +1,86 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from foveal.data.image import read_image
+from tests.generate.toys import Means
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {"toy": Means(), "classes": Means(tuple("0123456789"))}
+    for name, system in made.items():
+        system.name = name
+
+    def find(name: str, *_: Any, **__: Any) -> Any:
+        return made[name]
+
+    monkeypatch.setattr("foveal.cli.sample.find_system", find)
+
+
+def test_a_grid(tmp_path: Path, works: Run) -> None:
+    out = tmp_path / "new" / "grid.png"
+    assert f"written: {out}" in works("sample", "toy", "--count", 5, "--out", out).out
+    first = read_image(out)
+    works("sample", "toy", "--count", 5, "--out", out)
+    assert torch.equal(read_image(out), first)
+    works("sample", "toy", "--count", 5, "--out", out, "--seed", 1)
+    assert not torch.equal(read_image(out), first)
+
+
+def test_each_in_a_file(tmp_path: Path, works: Run) -> None:
+    out = tmp_path / "made"
+    words = ("--count", 2, "--label", "3", "7", "--out", out, "--json")
+    document = works("sample", "classes", *words).document()
+    assert document["images"] == 4
+    assert document["files"] == [str(out / f"000{n}.png") for n in range(4)]
+    assert read_image(out / "0003.png").shape == (3, 8, 8)
+
+
+def test_a_film(tmp_path: Path, works: Run) -> None:
+    film = tmp_path / "film.gif"
+    works("sample", "toy", "--out", tmp_path / "grid.png", "--trace", film, "--steps", 7)
+    with Image.open(film) as shown:
+        assert shown.n_frames > 1  # type: ignore[attr-defined]
+
+
+def test_given_images(tmp_path: Path, works: Run) -> None:
+    image = tmp_path / "white.png"
+    Image.new("RGB", (20, 30), "white").save(image)
+    for show in ("reconstruct", "complete"):
+        out = tmp_path / f"{show}.png"
+        works("sample", "toy", "--show", show, "--images", image, "--out", out)
+        shown = read_image(out)
+        assert shown.shape == (3, 72, 140)
+        assert (shown[:, 4:68, 4:68] == 255).all()
+        assert (shown[:, 40:68, 76:136] < 255).any()
+    assert (shown[:, 4:30, 76:136] == 255).all()  # what was known is kept
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("toy", "--count", 0), "count must be at least 1, not 0"),
+        (("toy", "--guidance", 2), "guidance has no effect: toy has no such choice when it makes images"),
+        (("toy", "--label", "3"), "toy cannot be asked for a class: it was not trained with conditional"),
+        (("classes", "--label", "33"), "unknown class '33'"),
+        (("toy", "--trace", "film.png"), "trace must be a file whose name ends in .gif"),
+        (("toy", "--out", "grid.txt"), "the name must end in"),
+        (("toy", "--images", "x.png"), "images have no effect without --show"),
+        (("toy", "--show", "complete"), "show complete needs --images"),
+        (("toy", "--show", "complete", "--images", "none.png"), "none.png"),
+        (("classes", "--show", "reconstruct", "--label", "3", "--images", "x.png"), "label has no effect with --show"),
+    ],
+)
+def test_bad_words(
+    tmp_path: Path, fails: Run, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert text in fails("sample", *words)
+    assert not list(tmp_path.iterdir())
