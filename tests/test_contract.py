@@ -38,8 +38,10 @@ SMALL_SSD: dict[str, Any] = {"extra": (), "shapes": (4, 6), "scales": (0.1, 0.3,
 OTHER_FIELDS: dict[str, dict[str, Any]] = {
     # Blocks that are all alike.
     "pixel_transformer": {"depth": 3},
-    **dict.fromkeys(("vit_l_16", "vit_l_32"), {"depth": 6}),
-    **dict.fromkeys(("mixer_l16_224", "mixer_l32_224"), {"depth": 6}),
+    "vit_l_16": {"depth": 6},
+    "vit_l_32": {"depth": 6},
+    "mixer_l16_224": {"depth": 6},
+    "mixer_l32_224": {"depth": 6},
     # Each crop takes as long as an image.
     "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
     "rcnn_nano": {"regions": 4, "sampled": 8},
