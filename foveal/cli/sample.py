@@ -102,7 +102,8 @@ def _asked(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, 
             raise InputError("images have no effect without --show reconstruct or complete")
         labels = options.label and [label for label in options.label for _ in range(options.count)]
         arguments: dict[str, Any] = {"labels": labels} if labels else {}
-        return system.sample, {"n": len(labels or range(options.count)), **arguments}, None
+        in_a_row = options.count if labels else None  # a class, a row
+        return system.sample, {"n": len(labels or range(options.count)), **arguments}, in_a_row
     if options.label:
         raise InputError(f"label has no effect with --show {options.show}")
     if not options.images:
