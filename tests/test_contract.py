@@ -36,10 +36,19 @@ OTHER_SIDES = {
 # What makes a system small enough to be tried.
 SMALL_SSD: dict[str, Any] = {"extra": (), "shapes": (4, 6), "scales": (0.1, 0.3, 0.5), "hidden": 8}
 OTHER_FIELDS: dict[str, dict[str, Any]] = {
+    # Blocks that are all alike.
+    "pixel_transformer": {"depth": 3},
+    "vit_l_16": {"depth": 6},
+    "vit_l_32": {"depth": 6},
+    "mixer_l16_224": {"depth": 6},
+    "mixer_l32_224": {"depth": 6},
     # Each crop takes as long as an image.
     "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
+    "rcnn_nano": {"regions": 4, "sampled": 8},
     "ssd300_vgg16": SMALL_SSD,
     "ssd512_vgg16": SMALL_SSD,
+    # Each image takes as many passes as there are times.
+    "ddpm_cifar10": {"timesteps": 5, "width": 32},
     # Statistics that nobody has taken let the maps of so many layers grow until attention is all or nothing.
     "detr_resnet101": {"frozen_norm": False},
 }

@@ -239,6 +239,10 @@ RECIPE: dict[str, Any] = {"optimizer": "adam", "betas": (0.5, 0.999), "lr": 2e-4
 VARIANTS = {
     "gan": GANSpec(DIGITS, grey(28), {**RECIPE, "epochs": 100, "batch_size": 64}),
     "gan_nano": GANSpec(
-        DIGITS, grey(8), {**RECIPE, "epochs": 200, "batch_size": 64, "ema": 0.995}, latent=16, hidden=(128, 256)
+        DIGITS,
+        grey(8),
+        {**RECIPE, "epochs": 200, "lr": 1e-3, "batch_size": 64, "ema": 0.995},
+        latent=16,
+        hidden=(128, 256),
     ),
 }

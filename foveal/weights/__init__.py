@@ -23,6 +23,7 @@ from foveal.errors import InputError, few
 from foveal.nn.fitted import Fitted
 from foveal.system import System
 from foveal.weights import (
+    diffusers,
     efficientnet_pytorch,
     facebook,
     microsoft,
@@ -43,6 +44,7 @@ PUBLISHERS: dict[str, Converter] = {
     "facebook": facebook.convert,
     "transformers": transformers.convert,
     "pytorch_examples": pytorch_examples.convert,
+    "diffusers": diffusers.convert,
 }
 # A running mean of the weights goes first: where one was kept, it is what was measured and published.
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict")

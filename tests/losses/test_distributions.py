@@ -1,11 +1,13 @@
+import math
+
 import pytest
 import torch
 from scipy.special import rel_entr
-from scipy.stats import entropy
-from torch.distributions import Categorical
+from scipy.stats import entropy, norm
+from torch.distributions import Categorical, Normal
 from torch.distributions import kl_divergence as torchs
 
-from foveal.losses.distributions import kl_divergence
+from foveal.losses.distributions import kl_divergence, level_log_probability, normal_kl
 
 DRAW = torch.Generator().manual_seed(0)
 P, Q = torch.randn(2, 6, 5, dtype=torch.float64, generator=DRAW).softmax(-1)
@@ -45,3 +47,58 @@ def test_outcomes_that_never_happen() -> None:
 
 def test_gradients_are_right() -> None:
     assert torch.autograd.gradcheck(kl_divergence, (P.clone().requires_grad_(), Q.clone().requires_grad_()))
+
+
+def numbers(count: int, *shape: int) -> list[torch.Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return [torch.randn(*shape, dtype=torch.float64, generator=draw) for _ in range(count)]
+
+
+def test_normal_kl_is_torchs() -> None:
+    mean, other_mean, variance, other_variance = numbers(4, 7)
+    variance, other_variance = variance.exp(), other_variance.exp()
+    expected = torchs(Normal(mean, variance.sqrt()), Normal(other_mean, other_variance.sqrt()))
+    assert torch.allclose(normal_kl(mean, variance, other_mean, other_variance), expected, rtol=1e-12)
+    assert normal_kl(mean, variance, mean, variance).abs().max() == 0
+
+
+def test_levels_share_all_of_the_mass() -> None:
+    """Whether a level or the whole range is wide for the deviation, and wherever the mean is."""
+    levels = torch.arange(256)
+    for mean in (-300.0, 0.0, 3.2, 128.0, 254.9, 400.0):
+        for deviation in (0.05, 1.0, 40.0, 1000.0):
+            found = level_log_probability(levels, torch.tensor(mean).double(), torch.tensor(deviation).double())
+            assert float(found.exp().sum()) == pytest.approx(1, rel=1e-12)
+
+
+def test_level_probabilities_are_differences_of_scipys() -> None:
+    mean, deviation = (
+        torch.tensor([3.0, 100.4, 251.0]).double()[:, None],
+        torch.tensor([0.7, 5.0, 30.0]).double()[:, None],
+    )
+    levels = torch.arange(256)
+    found = level_log_probability(levels, mean, deviation)
+    above = norm.cdf(levels + 0.5, mean, deviation)
+    below = norm.cdf(levels - 0.5, mean, deviation)
+    above[:, 255], below[:, 0] = 1, 0
+    told = torch.tensor(above - below) > 1e-6
+    assert torch.allclose(found.exp()[told], torch.tensor(above - below)[told], rtol=1e-8)
+
+
+def test_a_level_far_away_keeps_its_probability_and_its_gradient() -> None:
+    """Where the mass is nothing in floating point, its logarithm is -(z^2 / 2 + ln z + ln (2 pi) / 2), z of the nearer
+    border, on both sides."""
+    mean = torch.tensor([10.0, 250.0], dtype=torch.float64, requires_grad=True)
+    found = level_log_probability(torch.tensor([200, 60]), mean, torch.ones((), dtype=torch.float64))
+    z = 189.5
+    assert found.tolist() == pytest.approx([-(z**2 / 2 + math.log(z) + math.log(2 * math.pi) / 2)] * 2, rel=1e-6)
+    found.sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.tolist() == pytest.approx([z, -z], rel=1e-3)
+
+
+def test_gradients_of_levels_are_right_at_the_ends_too() -> None:
+    mean, deviation = numbers(2, 5)
+    levels = torch.tensor([0, 1, 128, 254, 255])
+    mean, deviation = (levels + 3 * mean).requires_grad_(), (deviation.exp() + 1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, d: level_log_probability(levels, m, d), (mean, deviation))
