@@ -10,7 +10,6 @@ import foveal
 from foveal.generate.vqvae import RunningCodebook
 from foveal.structures import Batch
 from foveal.system import evaluating
-from foveal.train import checkpoint
 from tests.toys import small_digits, unlabelled
 
 SMALL: dict[str, Any] = {"codes": 7, "dimension": 3, "width": 6, "residual": 4}
