@@ -62,6 +62,7 @@ FAMILIES = {
     "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
     "generate.gan:GAN": "gan gan_nano",
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
+    "generate.vqvae:VQVAE": "vqvae vqvae_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}

@@ -303,6 +303,8 @@ def test_other_classes(name: str) -> None:
         # The boxes of proposals and of a decoder's layers move with the weights, and no gradient is to go through them.
         # Parity holds these gradients.
         and kind(name).__name__ not in ("FasterRCNN", "DETR")
+        # The gradient goes straight through a step that has none; test_vqvae.py holds it.
+        and kind(name).__name__ != "VQVAE"
     ],
 )
 def test_gradients_are_right(name: str) -> None:

@@ -1,5 +1,5 @@
-"""Names in the checkpoints of DCGAN as pytorch/examples writes them: one file a player, whose layers are counted through
-with norms and activations as one Sequential, `main`."""
+"""Names in the checkpoints of DCGAN as pytorch/examples writes them: one file a player, whose layers are counted
+through with norms and activations as one Sequential, `main`."""
 
 from collections.abc import Mapping
 from typing import Any
