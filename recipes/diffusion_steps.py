@@ -4,7 +4,7 @@ One conditional network learns the digits of the training split and makes new on
 are from the digits of the training split is told by features of a classifier of digits, and so is how surely it names
 the class that was asked for. Figures are means over seeds; the digits of the test split show what real ones have.
 
-claim     20 steps come as near to the digits as 250 drawn ones of the same network, with the solver that draws its steps
+claim     20 steps come as near to the digits as 250 drawn ones of the same network, with the solver that draws them
 command   python recipes/diffusion_steps.py [RUN], the run of a conditional ddpm_nano instead of a new one
 cost      about ten minutes of one core
 expected  at 20 steps a Frechet distance of dpm_sde at most 1.1 times that of 250 steps of ddpm

@@ -95,9 +95,7 @@ def grown(conv: nn.ConvTranspose2d) -> nn.Sequential:
 HALVES = (0.5, 0.5, 0.5)
 
 VARIANTS = {
-    "dcgan": DCGANSpec(
-        (), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**RECIPE, "epochs": 25, "batch_size": 128}
-    ),
+    "dcgan": DCGANSpec((), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**RECIPE, "epochs": 25, "batch_size": 128}),
     "dcgan_nano": DCGANSpec(
         DIGITS, grey(16), {**RECIPE, "epochs": 60, "batch_size": 32, "ema": 0.995}, latent=32, width=32
     ),
