@@ -37,7 +37,7 @@ class Sample:
     guidance: float | None = None
     """How strongly the class is insisted on, of a system that can; 1 is as it was learned."""
     solver: str | None = None
-    """How a step is made, of a diffusion model: ddpm, ddim or dpm."""
+    """How a step is made, of a diffusion model: ddpm, ddim, dpm or dpm_sde."""
     trace: str | None = None
     """A GIF file for a film of how the images take shape, of a system that makes them step by step."""
     show: Literal["samples", "reconstruct", "complete"] = "samples"
