@@ -47,8 +47,6 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "rcnn_nano": {"regions": 4, "sampled": 8},
     "ssd300_vgg16": SMALL_SSD,
     "ssd512_vgg16": SMALL_SSD,
-    # Each image takes as many passes as there are times.
-    "ddpm_cifar10": {"timesteps": 5, "width": 32},
     # Statistics that nobody has taken let the maps of so many layers grow until attention is all or nothing.
     "detr_resnet101": {"frozen_norm": False},
     # Each time is a pass through the network.
