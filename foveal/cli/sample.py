@@ -140,12 +140,13 @@ def _through_latent_space(options: Sample, system: Any) -> tuple[Callable[..., A
         if options.show == "traverse":
             point = system.noise(1, system.spec.latent, generator=generator)[0]
             return traversal(system, point, rows=options.count, label=label).images.flatten(0, 1)
-        points = (
-            given if given is not None else system.noise(options.count + 1, system.spec.latent, generator=generator)
-        )
+        points = given
+        if points is None:
+            points = system.noise(options.count + 1, system.spec.latent, generator=generator)
         return interpolation(system, points[:-1], points[1:], label=label).images.flatten(0, 1)
 
-    return shown, {"label": options.label[0]} if options.label else {}, COLUMNS
+    labels = options.label or system.labels[:1]  # one class, or two things would change at once
+    return shown, {"label": labels[0]} if labels else {}, COLUMNS
 
 
 def _given(names: tuple[str, ...], system: Any) -> Any:
