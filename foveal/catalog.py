@@ -63,6 +63,10 @@ FAMILIES = {
     "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
     "generate.vae:VAE": "vae_fc vae vae_fc_nano vae_nano",
     "generate.autoencoder:Autoencoder": "autoencoder autoencoder_nano",
+    "generate.gan:GAN": "gan gan_nano",
+    "generate.dcgan:DCGAN": "dcgan dcgan_nano",
+    "generate.vqvae:VQVAE": "vqvae vqvae_nano",
+    "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

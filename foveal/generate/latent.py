@@ -13,6 +13,7 @@ from torch import Tensor
 from foveal.errors import InputError
 from foveal.generate.generator import Generator
 
+COLUMNS = 9  # images from one end of a way to the other
 TAIL = 0.05  # of the normal distribution, left out at both ends of a traversal
 
 
@@ -31,7 +32,7 @@ def traversal(
     *,
     coordinates: Sequence[int] | None = None,
     rows: int = 8,
-    columns: int = 9,
+    columns: int = COLUMNS,
     label: str | None = None,
 ) -> Pictures:
     """From one point (D,) on, each coordinate by itself goes through quantiles of the normal distribution, equal shares
@@ -62,7 +63,7 @@ def traversal(
 
 
 def interpolation(
-    system: Generator, start: Tensor, end: Tensor, *, columns: int = 9, label: str | None = None
+    system: Generator, start: Tensor, end: Tensor, *, columns: int = COLUMNS, label: str | None = None
 ) -> Pictures:
     """From each point (N, D) to another one (N, D), a row each."""
     shares = torch.linspace(0, 1, columns)

@@ -19,6 +19,17 @@ def sine_code(t: Tensor, width: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
+def time_code(t: Tensor, width: int, shift: int = 1) -> Tensor:
+    """(...) -> (..., width): the sines of all waves, then the cosines, w_i = 10000^(-i / (width / 2 - shift)).
+
+    As in the code of Ho et al. 2020, arXiv:2006.11239; with shift 0 the rates are those of `sine_code`.
+    """
+    half = width // 2
+    rates = torch.exp(-math.log(SLOWEST) * torch.arange(half, device=t.device, dtype=t.dtype) / (half - shift))
+    angles = t[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
 def box_code(places: Tensor, width: int) -> Tensor:
     """Points (..., 2) or boxes (..., 4) with coordinates of x first, in parts of the image -> (..., D width), D the
     number of coordinates. What stands in x and y are a full turn of the fastest wave each, y first as in DETR."""

@@ -345,7 +345,7 @@ class Run:
                 f"{error} in epoch {progress.epoch + 1}, step {progress.step}; its images are in {path}; a lower lr, a "
                 f"warmup or clip may help, and {self.directory / 'last.safetensors'} holds the state saved before"
             ) from None
-        # The step changed no weight, but its forward pass may have spoilt running statistics.
+        # The step that failed changed no weight, but its forward pass may have spoilt running statistics.
         state.restore_statistics()
         if policy == "rollback":
             self._roll_back(state)

@@ -14,7 +14,8 @@ from foveal.train.state import State
 
 
 class NonFinite(InputError):
-    """A loss or a gradient is infinite or not a number. The weights are still those before the step."""
+    """A loss or a gradient is infinite or not a number. The weights are still those before the step; where there are
+    several players, those who came before the one that the line names have taken it."""
 
 
 def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:

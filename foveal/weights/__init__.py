@@ -22,7 +22,16 @@ from torch import Tensor
 from foveal.errors import InputError, few
 from foveal.nn.fitted import Fitted
 from foveal.system import System
-from foveal.weights import efficientnet_pytorch, facebook, microsoft, timm, torchvision, transformers
+from foveal.weights import (
+    diffusers,
+    efficientnet_pytorch,
+    facebook,
+    microsoft,
+    pytorch_examples,
+    timm,
+    torchvision,
+    transformers,
+)
 from foveal.weights.saved import TRAIN
 
 Converter = Callable[[System, Mapping[str, Tensor]], dict[str, Tensor] | None]
@@ -34,6 +43,8 @@ PUBLISHERS: dict[str, Converter] = {
     "efficientnet_pytorch": efficientnet_pytorch.convert,
     "facebook": facebook.convert,
     "transformers": transformers.convert,
+    "pytorch_examples": pytorch_examples.convert,
+    "diffusers": diffusers.convert,
 }
 # A running mean of the weights goes first: where one was kept, it is what was measured and published.
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict")

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foveal.ops.positions import box_code, grid_places, sine_code
+from foveal.ops.positions import box_code, grid_places, sine_code, time_code
 
 
 def by_loops(t: float, width: int) -> list[float]:
@@ -22,6 +22,16 @@ def test_sine_code_is_the_equation():
     assert code.shape == (2, 3, 6)
     for row, values in zip(code.view(-1, 6).tolist(), t.flatten().tolist(), strict=True):
         assert row == pytest.approx(by_loops(values, 6), rel=1e-12)
+
+
+def test_time_code_is_the_equation_sines_first():
+    t = torch.tensor([0.0, 3.0, 999.0], dtype=torch.float64)
+    for shift in (0, 1):
+        rates = [10000 ** (-i / (4 - shift)) for i in range(4)]
+        expected = [[wave(x * rate) for wave in (math.sin, math.cos) for rate in rates] for x in t.tolist()]
+        for row, values in zip(time_code(t, 8, shift).tolist(), expected, strict=True):
+            assert row == pytest.approx(values, rel=1e-9, abs=1e-12)
+    assert torch.allclose(time_code(t, 8, 0)[:, :4], sine_code(t, 8)[:, ::2])
 
 
 def test_box_code_has_y_first_and_then_x_and_the_rest():

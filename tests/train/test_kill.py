@@ -16,9 +16,13 @@ from foveal.train import checkpoint
 from tests.toys import small_digits
 
 KILLS = 20
+SYSTEMS = {
+    "classifier": lambda: foveal.create("lenet", subsampling="trainable"),
+    "GAN": lambda: foveal.create("dcgan_nano", conditional=True, image_size=8, width=8),
+}
 
 
-def learn(directory: Path, workers: int, die_in_write: int | None = None) -> None:
+def learn(directory: Path, system: str, workers: int, die_in_write: int | None = None) -> None:
     """Begin or resume the run; `die_in_write`: be killed when that many checkpoints have been half written."""
     if die_in_write is not None:
         write, left = checkpoint.save_file, [die_in_write]
@@ -36,7 +40,7 @@ def learn(directory: Path, workers: int, die_in_write: int | None = None) -> Non
     settings["report"] = False
     resume = (directory / "run.json").is_file()
     config = foveal.TrainConfig(out=str(directory), resume=resume, **settings)
-    foveal.train(foveal.create("lenet", subsampling="trainable"), small_digits(), config)
+    foveal.train(SYSTEMS[system](), small_digits(), config)
 
 
 def killed_after(seconds: float | None, *arguments: Any) -> bool:
@@ -51,23 +55,23 @@ def killed_after(seconds: float | None, *arguments: Any) -> bool:
     return process.exitcode != 0
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_runs_end_bitwise_equal(workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("system", "workers"), [("classifier", 0), ("classifier", 2), ("GAN", 0)])
+def test_killed_runs_end_bitwise_equal(system: str, workers: int, tmp_path: Path) -> None:
     began = time.monotonic()
-    assert not killed_after(None, tmp_path / "whole", workers)
+    assert not killed_after(None, tmp_path / "whole", system, workers)
     whole_run = time.monotonic() - began
     draw, kills = random.Random(workers), 0
     for attempt in range(KILLS):
         if attempt % 4 == 3:
-            kills += killed_after(None, tmp_path / "killed", workers, draw.randint(1, 3))
+            kills += killed_after(None, tmp_path / "killed", system, workers, draw.randint(1, 3))
         else:
-            kills += killed_after(draw.uniform(0.02, 0.4) * whole_run, tmp_path / "killed", workers)
+            kills += killed_after(draw.uniform(0.02, 0.4) * whole_run, tmp_path / "killed", system, workers)
         record = tmp_path / "killed" / "run.json"
         if record.is_file() and '"finished"' in record.read_text():  # then another run is begun, to be killed
             compare(tmp_path / "whole", tmp_path / "killed")
             (tmp_path / "killed").rename(tmp_path / f"ended{attempt}")
     assert kills >= KILLS // 2
-    assert not killed_after(None, tmp_path / "killed", workers)
+    assert not killed_after(None, tmp_path / "killed", system, workers)
     compare(tmp_path / "whole", tmp_path / "killed")
 
 

@@ -173,7 +173,11 @@ def test_half_precision_becomes_float32_of_the_same_values(dtype: torch.dtype, n
         assert all(value.dtype == expected[key].dtype for key, value in loaded.items())
 
 
-def test_what_is_not_whole_is_refused_with_its_names(network: Any, tmp_path: Path) -> None:
+def test_what_is_not_whole_is_refused_with_its_names(
+    network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whose weights they could be has tests of its own, and takes long.
+    monkeypatch.setattr("foveal.catalog._fitting", lambda *_: [])
     state, name, fields, _ = network
     first, last = next(iter(state)), [key for key, value in state.items() if value.is_floating_point()][-1]
     cases: list[tuple[State, str]] = [
