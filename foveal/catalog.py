@@ -67,6 +67,8 @@ FAMILIES = {
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
     "generate.vqvae:VQVAE": "vqvae vqvae_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
+    "generate.pixelcnn:PixelCNN": "pixelcnn pixelcnn_nano",
+    "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 
