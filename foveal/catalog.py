@@ -63,6 +63,7 @@ FAMILIES = {
     "generate.gan:GAN": "gan gan_nano",
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
     "generate.vqvae:VQVAE": "vqvae vqvae_nano",
+    "generate.vqvae_prior:VQVAEPrior": "vqvae_prior vqvae_prior_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
