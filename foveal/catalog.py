@@ -65,6 +65,8 @@ FAMILIES = {
     "generate.vqvae:VQVAE": "vqvae vqvae_nano",
     "generate.vqvae_prior:VQVAEPrior": "vqvae_prior vqvae_prior_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
+    "generate.pixelcnn:PixelCNN": "pixelcnn pixelcnn_nano",
+    "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 
