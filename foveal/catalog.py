@@ -66,6 +66,7 @@ FAMILIES = {
     "generate.gan:GAN": "gan gan_nano",
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
     "generate.vqvae:VQVAE": "vqvae vqvae_nano",
+    "generate.vqvae_prior:VQVAEPrior": "vqvae_prior vqvae_prior_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
     "generate.pixelcnn:PixelCNN": "pixelcnn pixelcnn_nano",
     "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",

@@ -99,6 +99,10 @@ VARIANTS = {
         (), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**RECIPE, "epochs": 25, "batch_size": 128}
     ),
     "dcgan_nano": DCGANSpec(
-        DIGITS, grey(16), {**RECIPE, "epochs": 60, "batch_size": 32, "ema": 0.995}, latent=32, width=32
+        DIGITS,
+        grey(16),
+        {**RECIPE, "epochs": 60, "lr": 5e-4, "batch_size": 32, "ema": 0.995, "shift": 0.0625},
+        latent=32,
+        width=32,
     ),
 }
