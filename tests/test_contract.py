@@ -31,6 +31,9 @@ OTHER_SIDES = {
     "sasa_resnet50": (48,),
     "detr_resnet50": (64,),
     "detr_resnet101": (64,),
+    # Each pixel is drawn by itself.
+    "pixelcnn": (8,),
+    "gated_pixelcnn": (8,),
 }
 
 # What makes a system small enough to be tried.
@@ -42,6 +45,8 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "vit_l_32": {"depth": 6},
     "mixer_l16_224": {"depth": 6},
     "mixer_l32_224": {"depth": 6},
+    "pixelcnn": {"blocks": 3},
+    "gated_pixelcnn": {"layers": 3},
     # Each crop takes as long as an image.
     "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
     "rcnn_nano": {"regions": 4, "sampled": 8},
@@ -80,6 +85,9 @@ def members(labels: Sequence[str]) -> tuple[System, ...]:
 def build(name: str, **fields: Any) -> Any:
     if name == "ensemble":
         fields["members"] = members(fields.get("labels", small_digits().labels))
+    if name.startswith("vqvae_prior"):
+        torch.manual_seed(0)
+        fields["codes"] = foveal.create(name.replace("_prior", ""), image_size=8)
     fields = OTHER_FIELDS.get(name, {}) | fields
     sides = OTHER_SIDES.get(name, SIDES)
     for side in sides:
