@@ -31,6 +31,9 @@ OTHER_SIDES = {
     "sasa_resnet50": (48,),
     "detr_resnet50": (64,),
     "detr_resnet101": (64,),
+    # Each pixel is drawn by itself.
+    "pixelcnn": (8,),
+    "gated_pixelcnn": (8,),
 }
 
 # What makes a system small enough to be tried.
@@ -40,6 +43,8 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "pixel_transformer": {"depth": 3},
     **dict.fromkeys(("vit_l_16", "vit_l_32"), {"depth": 6}),
     **dict.fromkeys(("mixer_l16_224", "mixer_l32_224"), {"depth": 6}),
+    "pixelcnn": {"blocks": 3},
+    "gated_pixelcnn": {"layers": 3},
     # Each crop takes as long as an image.
     "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
     "rcnn_nano": {"regions": 4, "sampled": 8},
