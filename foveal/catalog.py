@@ -49,6 +49,7 @@ FAMILIES = {
     "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
+    "classify.probe:Probe": "probe probe_nano",
     "detect.sliding_window:SlidingWindow": "sliding_window sliding_window_nano",
     "detect.rcnn:RCNN": "rcnn_vgg16 rcnn_nano",
     "detect.fast_rcnn:FastRCNN": "fast_rcnn_vgg16 fast_rcnn_nano",
@@ -60,8 +61,12 @@ FAMILIES = {
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
     "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
+    "generate.vae:VAE": "vae_fc vae vae_fc_nano vae_nano",
+    "generate.autoencoder:Autoencoder": "autoencoder autoencoder_nano",
     "generate.gan:GAN": "gan gan_nano",
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
+    "generate.vqvae:VQVAE": "vqvae vqvae_nano",
+    "generate.vqvae_prior:VQVAEPrior": "vqvae_prior vqvae_prior_nano",
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
     "generate.pixelcnn:PixelCNN": "pixelcnn pixelcnn_nano",
     "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",
@@ -328,14 +333,21 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
     return replace(spec, **values)
 
 
+def _needs_systems(name: str) -> bool:
+    """Whether a name cannot be made without trained systems, of which its own weights are."""
+    hints = get_type_hints(type(variant(name)))
+    return any(holds_systems(hint) and not is_base(hint) for hint in hints.values())
+
+
 def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
     """Other names whose systems these weights are of: of the same family, or else of any."""
     import torch
 
     from foveal.weights import fits
 
-    relatives = [name for name in ENTRIES if ENTRIES[name] == ENTRIES[system.name]]
-    others = [name for name in ENTRIES if name not in relatives and not family(name).can("fit")]
+    made = [name for name in ENTRIES if not _needs_systems(name)]
+    relatives = [name for name in made if ENTRIES[name] == ENTRIES[system.name]]
+    others = [name for name in made if name not in relatives and not family(name).can("fit")]
     for names in (relatives, others):
         if fits(system, state):  # but for its classes
             break

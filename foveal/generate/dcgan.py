@@ -1,13 +1,13 @@
 """DCGAN: Radford, Metz and Chintala 2015, "Unsupervised representation learning with deep convolutional generative
 adversarial networks", arXiv:1511.06434.
 
-A GAN (gan.py) of convolutions alone. The generator begins with a map of 4 x 4, which transposed convolutions double, with
-half the channels each time; the discriminator is its mirror image and halves by steps of two. There is no pooling and no
-layer in between, and batch norms everywhere but where images come out or go in:
+A GAN (gan.py) of convolutions alone. The generator begins with a map of 4 x 4, which transposed convolutions double,
+with half the channels each time; the discriminator is its mirror image and halves by steps of two. There is no pooling,
+and there are batch norms everywhere but where images come out or go in:
 
-    z (B, 100) -> 512 x 4 x 4 -> 256 x 8 x 8 -> 128 x 16 x 16 -> 64 x 32 x 32 -> 3 x 64 x 64        figure 1 of the paper
+    z (B, 100) -> 512 x 4 x 4 -> 256 x 8 x 8 -> 128 x 16 x 16 -> 64 x 32 x 32 -> 3 x 64 x 64
 
-Widths and layout are those of the program that is known under this name (pytorch/examples), half of what the paper has.
+Widths and layout are those of the program that is known under this name (pytorch/examples), half of the paper's.
 Departs from the paper: with a penalty, which is on the slope at each image alone, the discriminator has layer norms
 instead of batch norms, which mix images (Gulrajani et al. 2017, section 4).
 """
@@ -95,8 +95,14 @@ def grown(conv: nn.ConvTranspose2d) -> nn.Sequential:
 HALVES = (0.5, 0.5, 0.5)
 
 VARIANTS = {
-    "dcgan": DCGANSpec((), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**RECIPE, "epochs": 25, "batch_size": 128}),
+    "dcgan": DCGANSpec(
+        (), Preprocess((64, 64), "crop", 1.0, HALVES, HALVES), {**RECIPE, "epochs": 25, "batch_size": 128}
+    ),
     "dcgan_nano": DCGANSpec(
-        DIGITS, grey(16), {**RECIPE, "epochs": 60, "batch_size": 32, "ema": 0.995}, latent=32, width=32
+        DIGITS,
+        grey(16),
+        {**RECIPE, "epochs": 60, "lr": 5e-4, "batch_size": 32, "ema": 0.995, "shift": 0.0625},
+        latent=32,
+        width=32,
     ),
 }

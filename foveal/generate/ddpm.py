@@ -5,16 +5,17 @@ Noise takes the place of an image in T steps (ops/diffusion.py), and a network (
     loss = E |e - e_net(a_t^0.5 x_0 + (1 - a_t)^0.5 e, t)|^2        e standard normal      equation 14
 
 An image is made the other way round, from noise: at each time the network's answer tells what x_0 looks like, which is
-kept within the range of pixels, and a step goes towards it. The step is drawn (`ddpm`), or is that of an equation whose
-solution needs few steps (`ddim`, Song et al. 2020, arXiv:2010.02502; `dpm`, Lu et al. 2022, arXiv:2211.01095).
+kept within the range of pixels, and a step goes towards it. The step is drawn (`ddpm`), or is that of an equation that
+makes images as probable (`ddim`, Song et al. 2020, arXiv:2010.02502). Where steps are few it helps to see how x_0
+changes from one to the next, of the equation (`dpm`) or of drawn steps (`dpm_sde`): Lu et al. 2022, arXiv:2211.01095.
 
 Where the system is conditional the network is told the class, but sometimes not, so that it can be asked for both; what
 the class changes can then be exaggerated: Ho and Salimans 2022, "Classifier-free diffusion guidance", arXiv:2207.12598.
 
     e = e_none + g (e_class - e_none),   g = 1 + w in that paper's words
 
-Departs from the paper: the times of a batch are spread evenly over 1 ... T from a random start, and not drawn one by one,
-which makes losses less random (Kingma, Salimans, Poole and Ho 2021, arXiv:2107.00630, appendix I.1).
+Departs from the paper: the times of a batch are spread evenly over all T from a random start, and not drawn one by one,
+which makes losses less random (the low-discrepancy sampler of Kingma, Salimans, Poole and Ho 2021, arXiv:2107.00630).
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ from foveal.ops.diffusion import (
 from foveal.structures import Batch
 from foveal.system import Preprocess, evaluating
 
-Solver = Literal["ddpm", "ddim", "dpm"]
+Solver = Literal["ddpm", "ddim", "dpm", "dpm_sde"]
 PIXELS = 2**18  # that the network sees together when it makes or measures images
 
 
@@ -54,7 +55,7 @@ class DDPMSpec(GeneratorSpec):
     """
     timesteps:      T.
     noise_schedule: how fast noise comes, see ops/diffusion.py.
-    variance:       of a drawn step: that of the posterior, "small", or of a step of the noise, "large".
+    variance:       of a step of "ddpm": that of the posterior, "small", or of a step of the noise, "large".
     drop_class:     share of the images whose class the network is not told while it learns; without them, 0, nothing
                     can be guided.
     width, multiples, blocks, attention, head_width, groups, dropout, convention: of the network, see unet.py.
@@ -145,7 +146,7 @@ class DDPM(Generator):
 
         steps:    at how many times the network is asked, twice with guidance; default all T.
         guidance: g above; 1 is as it was learned, 0 leaves the class aside.
-        solver:   default "ddpm" for all steps, "dpm" for fewer.
+        solver:   "ddpm", "ddim", "dpm" or "dpm_sde", see above; default "ddpm" for all steps, "dpm_sde" for fewer.
         generator, labels, trace: as of every Generator.
 
         Raises InputError for more steps than times, for an unknown class, and for what only a conditional system has.
@@ -154,17 +155,18 @@ class DDPM(Generator):
         steps = total if steps is None else steps
         if not 1 <= steps <= total:
             raise InputError(f"steps must be 1 to {total}, the times that this system knows, not {steps}")
-        solver = solver or ("ddpm" if steps == total else "dpm")
+        solver = solver or ("ddpm" if steps == total else "dpm_sde")
         if solver not in get_args(Solver):
             raise InputError(f"there is no solver {solver!r}{nearest(str(solver), get_args(Solver))}")
         if guidance is not None and not (self.labels and self.spec.drop_class):
             raise self._cannot("be guided: it was not trained with conditional, and a drop_class above 0")
         classes = self.asked(n, labels)
-        x = self.noise(n, *self.shape, generator=generator)
-        earlier, levels = None, [*self.a[chosen_times(total, steps)], torch.ones(()).double()]
+        x, earlier = self.noise(n, *self.shape, generator=generator), None
+        times = chosen_times(total, steps)
+        a_s = torch.cat([self.a[times], torch.ones(1)])
         with evaluating(self):
-            for done, time in enumerate(chosen_times(total, steps).tolist(), 1):
-                a, before = levels[done - 1 : done + 1]
+            for step, time in enumerate(times.tolist()):
+                a, before = a_s[step : step + 2]
                 clean = self._clean(x, time, classes, guidance)
                 match solver:
                     case "ddpm":
@@ -174,9 +176,11 @@ class DDPM(Generator):
                         x = ddim_step(x, clean, a, before)
                     case "dpm":
                         x = dpm_step(x, clean, a, before, earlier)
+                    case "dpm_sde":
+                        x = dpm_step(x, clean, a, before, earlier, self.noise(*x.shape, generator=generator))
                 earlier = clean, a
                 if trace:
-                    trace(done / steps, self.as_images(x))
+                    trace((step + 1) / steps, self.as_images(x))
         return self.as_images(x)
 
     def log_likelihood(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
@@ -184,8 +188,8 @@ class DDPM(Generator):
 
             -D(q(x_T | x_0) || N(0, I)) - sum over t > 0 of D(q(x_s | x_t, x_0) || p(x_s | x_t)) + ln p(x_0 | x_1)
 
-        The last term is that of equation 13, with the smallest variance of a step that is not zero. A conditional system
-        bounds ln p(x | class). It asks the network T times.
+        The last term is that of equation 13, with the smallest variance of a step that is not zero. A conditional
+        system bounds ln p(x | class). The network is asked T times.
         """
         levels, classes = self.levels(batch.images), self.classes(batch)
         x0 = (levels / (LEVELS - 1) - self.pixel_mean) / self.pixel_std
@@ -239,7 +243,7 @@ VARIANTS = {
         CIFAR10,
         labels=DIGITS,
         preprocess=Preprocess((8, 8), "squash", 1.0, (0.5,), (0.5,), grey=True),
-        recipe={"epochs": 300, "batch_size": 64, "lr": 2e-3, "ema": 0.995, "warmup": 2.0},
+        recipe={"epochs": 60, "batch_size": 64, "lr": 2e-3, "ema": 0.995, "warmup": 2.0},
         timesteps=250,
         noise_schedule="cosine",
         variance="small",

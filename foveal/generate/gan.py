@@ -1,5 +1,5 @@
-"""Generative adversarial networks: Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio 2014,
-arXiv:1406.2661.
+"""GAN: Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville and Bengio 2014, "Generative adversarial
+networks", arXiv:1406.2661.
 
     min_G max_D  E log s(D(x)) + E log(1 - s(D(G(z)))),  z ~ N(0, I)       equation 1 of the paper
 
@@ -10,8 +10,8 @@ how good the images are. Where both are as good as they can be, images of G are 
 Conditional, the class y is known to both (Mirza and Osindero 2014, arXiv:1411.1784): G sees [z, embedding of y], and D
 adds to its score of the last features h the product e_y . h (Miyato and Koyama 2018, arXiv:1802.05637).
 
-Here both players are fully connected. Departs from the paper: D has leaky relus instead of maxout units, noise is normal
-instead of uniform, and G is trained by the non-saturating objective, which the paper advises, unless told otherwise.
+Here both players are fully connected. Departs from the paper: D has leaky relus instead of maxout units, noise is
+normal instead of uniform, and G learns by the non-saturating objective, which the paper advises, unless told otherwise.
 Departs from Gulrajani et al. 2017, who let D learn five times as often: here both learn once a step.
 """
 
@@ -40,8 +40,8 @@ class AdversarialSpec(GeneratorSpec):
     """
     latent:         how many numbers an image is made of, normal noise.
     objective:      what the players minimise, as losses/adversarial.py has it.
-    penalty:        on the slope of the discriminator: "none"; "r1", which wants it flat at real images; "gradient", which
-                    wants a slope of one between real and made ones (WGAN-GP).
+    penalty:        on the slope of the discriminator: "none"; "r1", which wants it flat at real images; "gradient",
+                    which wants a slope of one between real and made ones (WGAN-GP).
     penalty_weight: of the penalty in the discriminator's loss; by default 10, as in the papers of both.
     """
 
@@ -239,6 +239,10 @@ RECIPE: dict[str, Any] = {"optimizer": "adam", "betas": (0.5, 0.999), "lr": 2e-4
 VARIANTS = {
     "gan": GANSpec(DIGITS, grey(28), {**RECIPE, "epochs": 100, "batch_size": 64}),
     "gan_nano": GANSpec(
-        DIGITS, grey(8), {**RECIPE, "epochs": 200, "batch_size": 64, "ema": 0.995}, latent=16, hidden=(128, 256)
+        DIGITS,
+        grey(8),
+        {**RECIPE, "epochs": 200, "lr": 1e-3, "batch_size": 64, "ema": 0.995},
+        latent=16,
+        hidden=(128, 256),
     ),
 }

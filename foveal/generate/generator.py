@@ -75,6 +75,10 @@ class Generator(System):
         """Prepared images (B, 3, H, W) in [0, 1] -> where they lie in the latent space of `render`, (B, D)."""
         raise self._cannot("place images in a latent space")
 
+    def code_usage(self, images: Tensor) -> Tensor:
+        """Prepared images (B, 3, H, W) -> (K,) int64, for how many of their places each vector of a codebook stands."""
+        raise self._cannot("tell which codes it uses: it has none")
+
     def as_images(self, x: Tensor) -> Tensor:
         """(B, C, H, W) normalised, as `normalize` gives -> (B, 3, H, W) in [0, 1]."""
         return (x * self.pixel_std + self.pixel_mean).clamp(0, 1).expand(-1, 3, -1, -1)

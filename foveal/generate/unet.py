@@ -1,5 +1,5 @@
-"""The U-Net of diffusion models: Ho, Jain and Abbeel 2020, "Denoising diffusion probabilistic models", arXiv:2006.11239,
-appendix B; the shape is that of Ronneberger et al. 2015, arXiv:1505.04597.
+"""The U-Net of diffusion models: Ho, Jain and Abbeel 2020, "Denoising diffusion probabilistic models",
+arXiv:2006.11239, appendix B; the shape is that of Ronneberger et al. 2015, arXiv:1505.04597.
 
 Levels of residual blocks go down to smaller maps and up again, and on the way up each block also sees what the block
 opposite to it made on the way down. At some levels, and at the bottom, each place of the map also looks at all others.

@@ -7,9 +7,9 @@ minimax        -E log s(D(x))   -E log(1 - s(D(x')))   E log(1 - s(D(x')))   Goo
 nonsaturating  the same         the same               -E log s(D(x'))       the same paper, section 3
 wasserstein    -E D(x)          E D(x')                -E D(x')              Arjovsky et al. 2017, arXiv:1701.07875
 
-What minimax lets the generator learn fades where the discriminator is sure, as at the start of a game; nonsaturating has
-the same fixed point and does not fade. Scores of wasserstein have no bounds but those that a penalty on the slope of D
-sets. Scores are (B,), before any sigmoid; losses are means over them.
+What minimax lets the generator learn fades where the discriminator is sure, as at the start of a game; nonsaturating
+has the same fixed point and does not fade. Scores of wasserstein have no bounds but those that a penalty on the slope
+of D sets. Scores are (B,), before any sigmoid; losses are means over them.
 """
 
 from collections.abc import Callable

@@ -17,15 +17,15 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
 
 
 def normal_kl(mean: Tensor, variance: Tensor, other_mean: Tensor, other_variance: Tensor) -> Tensor:
-    """D(N(mean, variance) || N(other_mean, other_variance)) of single numbers, in nats, each for itself; what broadcasts
-    together -> its shape."""
+    """D(N(mean, variance) || N(other_mean, other_variance)) of single numbers, each for itself, in nats; what
+    broadcasts together -> its shape."""
     ratio = variance / other_variance
     return (ratio - 1 - ratio.log() + (mean - other_mean).square() / other_variance) / 2
 
 
 def level_log_probability(levels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """ln P(level) of 8-bit levels, where a level has the mass that N(mean, deviation^2) puts between half a level below it
-    and half a level above; the first and the last one have all that lies beyond, so that the 256 sum to one.
+    """ln P(level) of 8-bit levels, where a level has the mass that N(mean, deviation^2) puts between half a level below
+    it and half a level above; the first and the last one have all that lies beyond, so that the 256 sum to one.
 
     Ho et al. 2020, arXiv:2006.11239, equation 13. levels: 0 to 255, of any type; mean and deviation in levels too; what
     broadcasts together -> its shape, in the type of the mean.

@@ -92,9 +92,9 @@ def ancestral_step(
 def ddim_step(
     x: Tensor, clean: Tensor, a: Tensor, before: Tensor, noise: Tensor | None = None, *, eta: float = 0.0
 ) -> Tensor:
-    """x_s = a_s^0.5 x_0 + (1 - a_s - sigma^2)^0.5 e + sigma noise, e the noise in x_t, and sigma^2 the share eta^2 of the
-    posterior's variance: with eta 1 a draw of it, with 0 nothing is drawn, images are a function of the first noise, and
-    s may also be a later time.
+    """x_s = a_s^0.5 x_0 + (1 - a_s - sigma^2)^0.5 e + sigma noise, e the noise in x_t, and sigma^2 the share eta^2 of
+    the posterior's variance: with eta 1 a draw of it. With 0 nothing is drawn, so that images are a function of the
+    first noise, and s may also be a later time.
 
     Song, Meng and Ermon 2020, "Denoising diffusion implicit models", arXiv:2010.02502, equations 12 and 16.
     """
@@ -104,23 +104,28 @@ def ddim_step(
 
 
 def dpm_step(
-    x: Tensor, clean: Tensor, a: Tensor, before: Tensor, earlier: tuple[Tensor, Tensor] | None = None
+    x: Tensor,
+    clean: Tensor,
+    a: Tensor,
+    before: Tensor,
+    earlier: tuple[Tensor, Tensor] | None = None,
+    noise: Tensor | None = None,
 ) -> Tensor:
-    """A step of DPM-Solver++(2M) along the path that DDIM follows with eta 0, which sees how x_0 changes on the way:
+    """A step of DPM-Solver++(2M), which sees how x_0 changes on the way. Lu et al. 2022, arXiv:2211.01095, algorithm 2:
 
         x_s = ((1 - a_s) / (1 - a_t))^0.5 x_t - a_s^0.5 (e^-h - 1) D,   D = x_0 + (x_0 - x_0') / (2 r)
         h = l_s - l_t,   r = (l_t - l_t') / h,   l = ln(a / (1 - a)) / 2
 
-    Lu et al. 2022, "DPM-Solver++", arXiv:2211.01095, algorithm 2.
+    which is DDIM's step towards D. With noise it is that of the same paper's SDE-DPM-Solver++(2M): the drawn step
+    towards D.
 
-    earlier: x_0' and a_t' of the step before. Without it, and to where `before` is 1, D is x_0: a step of DDIM.
+    earlier: x_0' and a_t' of the step before. Without it, and to where `before` is 1, D is x_0.
     """
-    h = _log_signal(before) - _log_signal(a)
-    direction = clean
     if earlier is not None and before < 1:
+        h = _log_signal(before) - _log_signal(a)
         r = (_log_signal(a) - _log_signal(earlier[1])) / h
-        direction = clean + (clean - earlier[0]) / (2 * r)
-    return ((1 - before) / (1 - a)).sqrt() * x - before.sqrt() * torch.expm1(-h) * direction
+        clean = clean + (clean - earlier[0]) / (2 * r)
+    return ddim_step(x, clean, a, before) if noise is None else ancestral_step(x, clean, a, before, noise)
 
 
 def _log_signal(a: Tensor) -> Tensor:

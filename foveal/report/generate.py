@@ -19,6 +19,7 @@ MEASURED = 256  # images that are made to be judged
 SECONDS = 120.0  # that making them may take
 SAID = {
     "bits_per_dim": "What it takes to write down a channel of a pixel by the probabilities that the system gives.",
+    "perplexity": "How many codes there would be if all were used alike.",
     "frechet": "Distance of the judge's features of made and real images; less is better, for one number of images.",
     "precision": "Share of the made images that lie among the real ones.",
     "recall": "Share of the real images that lie among the made ones.",

@@ -1,4 +1,4 @@
-"""Diffusion: its bound and its guidance by the equations, its traps, that it learns, and that killed runs lose nothing."""
+"""Diffusion: its bound and its guidance by the equations, its traps, that it learns, and that kills lose nothing."""
 
 import math
 import multiprocessing
@@ -164,7 +164,7 @@ def test_forward_is_the_network_without_class_at_a_time() -> None:
     assert not torch.allclose(system(images), system(images, 4), rtol=0.1)
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm"])
+@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm", "dpm_sde"])
 def test_samples_are_the_seeds(solver: Any) -> None:
     system = build(dropout=0.5)
     settings: dict[str, Any] = {"steps": 4, "solver": solver}
@@ -199,7 +199,7 @@ def test_what_is_not_drawn_is_a_function_of_the_first_noise() -> None:
 
 def test_the_solver_is_chosen_by_the_steps() -> None:
     system = build()
-    for steps, solver in ((None, "ddpm"), (6, "ddpm"), (3, "dpm")):
+    for steps, solver in ((None, "ddpm"), (6, "ddpm"), (3, "dpm_sde")):
         chosen = system.sample(2, generator=seeded(), steps=steps)
         assert torch.equal(chosen, system.sample(2, generator=seeded(), steps=steps, solver=solver))
 
@@ -242,7 +242,9 @@ def test_ends_begin_as_zero_whatever_the_init() -> None:
 def test_it_learns(tmp_path: Path) -> None:
     """Dark images of one class, bright ones of another, with stripes in both."""
     torch.manual_seed(0)
-    system = foveal.create("ddpm_nano", labels=("dark", "bright"), conditional=True, **(SMALL | {"timesteps": 40, "width": 16}))
+    system = foveal.create(
+        "ddpm_nano", labels=("dark", "bright"), conditional=True, **(SMALL | {"timesteps": 40, "width": 16})
+    )
     stripes = (torch.arange(8) % 2).float().expand(3, 8, 8)
     images = torch.stack([0.1 + 0.2 * stripes, 0.6 + 0.2 * stripes]).repeat(16, 1, 1, 1)
     targets = tuple(Label(torch.tensor(i % 2)) for i in range(32))

@@ -72,7 +72,10 @@ def test_levels_share_all_of_the_mass() -> None:
 
 
 def test_level_probabilities_are_differences_of_scipys() -> None:
-    mean, deviation = torch.tensor([3.0, 100.4, 251.0]).double()[:, None], torch.tensor([0.7, 5.0, 30.0]).double()[:, None]
+    mean, deviation = (
+        torch.tensor([3.0, 100.4, 251.0]).double()[:, None],
+        torch.tensor([0.7, 5.0, 30.0]).double()[:, None],
+    )
     levels = torch.arange(256)
     found = level_log_probability(levels, mean, deviation)
     above = norm.cdf(levels + 0.5, mean, deviation)

@@ -1,6 +1,7 @@
 """Diffusion against the equations, in loops and by sampling; step by step against diffusers in tests/parity."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -111,11 +112,19 @@ def test_dpm_without_memory_is_ddim() -> None:
         assert torch.allclose(dpm_step(x, clean, ONE * a, ONE * before), ddim_step(x, clean, ONE * a, ONE * before))
 
 
+def test_dpm_with_noise_and_without_memory_is_the_drawn_step() -> None:
+    x, clean, noise = draws(2, 3), draws(2, 3, seed=1), draws(2, 3, seed=2)
+    for a, before in ((0.4, 0.7), (1e-5, 0.5), (0.98, 1.0)):
+        one, other = ONE * a, ONE * before
+        expected = ancestral_step(x, clean, one, other, noise)
+        assert torch.allclose(dpm_step(x, clean, one, other, None, noise), expected)
+
+
 def path(x: torch.Tensor, times: list[int], a: torch.Tensor, solver: str, deviation: float) -> torch.Tensor:
     """From x at the first of these times to the last, where images are normal numbers of this deviation, so that the
     best guess of x_0 is known: E[x_0 | x_t]."""
     earlier = None
-    for time, then in zip(times, times[1:], strict=False):
+    for time, then in pairwise(times):
         at, before = a[time], a[then]
         clean = at.sqrt() * deviation**2 / (at * deviation**2 + 1 - at) * x
         x = ddim_step(x, clean, at, before) if solver == "ddim" else dpm_step(x, clean, at, before, earlier)

@@ -37,9 +37,7 @@ def unet(attention=(2,), blocks=1, head_width=None, convention="paper", **settin
 
 def build(file, conditional=False, **fields):
     shape = {"width": WIDTH, "multiples": MULTIPLES, "groups": GROUPS, "blocks": 1, "attention": (2,)} | fields
-    return create(
-        "ddpm_cifar10", labels=LABELS, preprocess=PREPROCESS, weights=file, conditional=conditional, **shape
-    )
+    return create("ddpm_cifar10", labels=LABELS, preprocess=PREPROCESS, weights=file, conditional=conditional, **shape)
 
 
 def written(model, tmp_path, rename=lambda name: name):
@@ -103,9 +101,9 @@ def test_files_from_before_attention_was_renamed(tmp_path):
 
 def test_a_file_of_another_shape_is_told(tmp_path):
     file = written(unet(), tmp_path)
-    with pytest.raises(InputError, match=r"diffusers's layout\) does not fit ddpm_cifar10: missing: network.down1.1"):
+    with pytest.raises(InputError, match=r"diffusers's layout\) does not fit ddpm_cifar10: missing: network\.down1\.1"):
         load_weights(build(None, blocks=2), file)
-    with pytest.raises(InputError, match="missing: network.classes.weight"):
+    with pytest.raises(InputError, match=r"missing: network\.classes\.weight"):
         load_weights(build(None, conditional=True), file)
 
 

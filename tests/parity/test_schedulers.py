@@ -107,45 +107,53 @@ def test_ddim_steps(schedule, eta, clipped):
         assert relative_error(ours, expected) < 1e-9, time
 
 
-def dpm(schedule, **settings):
-    theirs = scheduler("DPMSolverMultistepScheduler", schedule, timestep_spacing="trailing", **settings)
+def dpm(schedule, drawn, **settings):
+    kind = "sde-dpmsolver++" if drawn else "dpmsolver++"
+    theirs = scheduler(
+        "DPMSolverMultistepScheduler", schedule, timestep_spacing="trailing", algorithm_type=kind, **settings
+    )
     theirs.set_timesteps(12)
     return theirs
 
 
 @pytest.mark.parametrize("schedule", BETAS)
 @pytest.mark.parametrize("clipped", [False, True])
-def test_dpm_chain(schedule, clipped):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_dpm_chain(schedule, clipped, drawn):
     """In float32, to which diffusers brings every step of this one."""
-    theirs = dpm(schedule, thresholding=clipped, sample_max_value=1.0)
+    theirs = dpm(schedule, drawn, thresholding=clipped, sample_max_value=1.0)
     times, a = chosen_times(TIMES, 12), kept(BETAS[schedule](TIMES))
     assert theirs.timesteps.tolist() == times.tolist()
-    ours = expected = noises(1)[0].float()
+    given = [noise.float() for noise in noises(13)]
+    ours = expected = given[0]
     earlier = None
     for number, time in enumerate(times.tolist()):
-        expected = theirs.step(answer(expected, time), time, expected).prev_sample
+        noise = given[number + 1] if drawn else None
+        expected = theirs.step(answer(expected, time), time, expected, variance_noise=noise).prev_sample
         before = a[times[number + 1]] if number + 1 < 12 else ONE
         clean = clean_in(ours, answer(ours, time), a[time])
         clean = clean.clamp(-1, 1) if clipped else clean
-        ours = dpm_step(ours, clean, a[time], before, earlier)
+        ours = dpm_step(ours, clean, a[time], before, earlier, noise)
         earlier = clean, a[time]
         assert relative_error(ours, expected) < 2e-4, time
 
 
 @pytest.mark.parametrize("schedule", BETAS)
-def test_dpm_updates(schedule):
+@pytest.mark.parametrize("drawn", [False, True])
+def test_dpm_updates(schedule, drawn):
     """In float64: its two formulas, each for itself."""
-    theirs = dpm(schedule)
+    theirs = dpm(schedule, drawn)
     times, a = chosen_times(TIMES, 12), kept(BETAS[schedule](TIMES))
     theirs.sigmas = torch.tensor(np.append((((1 - a) / a) ** 0.5)[times].numpy(), 0.0))
-    x, clean, previous = noises(3)
+    x, clean, previous, noise = noises(4)
+    noise = noise if drawn else None
     for number in range(1, 11):
         theirs._step_index = number
         at, before, past = a[times[number]], a[times[number + 1]], a[times[number - 1]]
-        first = theirs.dpm_solver_first_order_update(clean, sample=x)
-        second = theirs.multistep_dpm_solver_second_order_update([previous, clean], sample=x)
-        assert relative_error(dpm_step(x, clean, at, before), first) < 1e-10
-        assert relative_error(dpm_step(x, clean, at, before, (previous, past)), second) < 1e-10
+        first = theirs.dpm_solver_first_order_update(clean, sample=x, noise=noise)
+        second = theirs.multistep_dpm_solver_second_order_update([previous, clean], sample=x, noise=noise)
+        assert relative_error(dpm_step(x, clean, at, before, None, noise), first) < 1e-10
+        assert relative_error(dpm_step(x, clean, at, before, (previous, past), noise), second) < 1e-10
         assert relative_error(first, second) > 1e-3
 
 
