@@ -315,8 +315,7 @@ def test_other_classes(name: str) -> None:
         and kind(name).__name__ not in ("FasterRCNN", "DETR")
         # The gradient goes straight through a step that has none; test_vqvae.py holds it.
         and kind(name).__name__ != "VQVAE"
-        # A loss over 256 levels beside gradients so small ends in rounding: tests/generate/test_pixelcnn.py has them, of
-        # networks with larger weights.
+        # Beside a loss over 256 levels small gradients end in rounding: test_pixelcnn.py has them, of larger weights.
         and kind(name).__name__ not in ("PixelCNN", "GatedPixelCNN", "VQVAEPrior")
     ],
 )
