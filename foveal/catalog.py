@@ -330,14 +330,21 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
     return replace(spec, **values)
 
 
+def _needs_systems(name: str) -> bool:
+    """Whether a name cannot be made without trained systems, of which its own weights are."""
+    hints = get_type_hints(type(variant(name)))
+    return any(holds_systems(hint) and not is_base(hint) for hint in hints.values())
+
+
 def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
     """Other names whose systems these weights are of: of the same family, or else of any."""
     import torch
 
     from foveal.weights import fits
 
-    relatives = [name for name in ENTRIES if ENTRIES[name] == ENTRIES[system.name]]
-    others = [name for name in ENTRIES if name not in relatives and not family(name).can("fit")]
+    made = [name for name in ENTRIES if not _needs_systems(name)]
+    relatives = [name for name in made if ENTRIES[name] == ENTRIES[system.name]]
+    others = [name for name in made if name not in relatives and not family(name).can("fit")]
     for names in (relatives, others):
         if fits(system, state):  # but for its classes
             break

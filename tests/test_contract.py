@@ -79,6 +79,9 @@ def members(labels: Sequence[str]) -> tuple[System, ...]:
 def build(name: str, **fields: Any) -> Any:
     if name == "ensemble":
         fields["members"] = members(fields.get("labels", small_digits().labels))
+    if name.startswith("vqvae_prior"):
+        torch.manual_seed(0)
+        fields["codes"] = foveal.create(name.replace("_prior", ""), image_size=8)
     fields = OTHER_FIELDS.get(name, {}) | fields
     sides = OTHER_SIDES.get(name, SIDES)
     for side in sides:
