@@ -49,6 +49,7 @@ FAMILIES = {
     "classify.swin:Swin": "swin_t swin_s swin_b swin_nano",
     "classify.mixer:Mixer": "mixer_s16_224 mixer_s32_224 mixer_b16_224 mixer_b32_224 mixer_l16_224 mixer_l32_224 "
     "mixer_nano",
+    "classify.probe:Probe": "probe probe_nano",
     "detect.sliding_window:SlidingWindow": "sliding_window sliding_window_nano",
     "detect.rcnn:RCNN": "rcnn_vgg16 rcnn_nano",
     "detect.fast_rcnn:FastRCNN": "fast_rcnn_vgg16 fast_rcnn_nano",
@@ -60,6 +61,8 @@ FAMILIES = {
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
     "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
+    "generate.vae:VAE": "vae_fc vae vae_fc_nano vae_nano",
+    "generate.autoencoder:Autoencoder": "autoencoder autoencoder_nano",
     "generate.gan:GAN": "gan gan_nano",
     "generate.dcgan:DCGAN": "dcgan dcgan_nano",
     "generate.vqvae:VQVAE": "vqvae vqvae_nano",

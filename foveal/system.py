@@ -1,6 +1,6 @@
 """The contract that every system fulfils, and the two records that describe one: Preprocess and Spec."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
@@ -224,6 +224,11 @@ class System(nn.Module):
     def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        """Normalised images (B, channels, H, W) -> the map (B, C, h, w) that leaves each stage, one after another: what
+        detectors and others build on. A stage runs when its map is asked for."""
+        raise self._cannot("serve as a backbone: it has no maps")
 
     @property
     def base(self) -> "System | None":

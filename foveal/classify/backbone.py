@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from foveal.classify.classifier import Scorer
 from foveal.errors import InputError
 from foveal.nn.norm import freeze_norms
+from foveal.system import System
 
 SIDE = 256  # pixels of the image that strides are measured with
 
@@ -17,7 +17,8 @@ SIDE = 256  # pixels of the image that strides are measured with
 class Backbone(nn.Module):
     """Normalised images (B, channels, H, W) -> a map (B, C, H / stride, W / stride) for each of the strides.
 
-    network:     any classifier with `maps`; it is taken over, and what no map depends on is removed from it.
+    network:     any system with `maps`, as classifiers have them; it is taken over, and what no map depends on is
+                 removed from it.
     strides:     how many times smaller than the image each map is, finest first; of several maps with one stride the
                  last is taken.
     frozen_norm: batch norms keep their statistics and affine terms, as suits batches of few images.
@@ -27,7 +28,7 @@ class Backbone(nn.Module):
     Raises InputError for strides that the network has no maps of.
     """
 
-    def __init__(self, network: Scorer, strides: Sequence[int], frozen_norm: bool = False) -> None:
+    def __init__(self, network: System, strides: Sequence[int], frozen_norm: bool = False) -> None:
         super().__init__()
         self.network = network.eval()
         self.strides = tuple(strides)
@@ -57,7 +58,7 @@ class Backbone(nn.Module):
 class _Maps(nn.Module):
     """All maps of a network, as a module that can be called with other tensors for its weights."""
 
-    def __init__(self, network: Scorer) -> None:
+    def __init__(self, network: System) -> None:
         super().__init__()
         self.network = network
 
@@ -71,7 +72,7 @@ class _Maps(nn.Module):
                 handle.remove()
 
 
-def _maps_on_meta(network: Scorer) -> Iterator[tuple[int, int, set[nn.Module]]]:
+def _maps_on_meta(network: System) -> Iterator[tuple[int, int, set[nn.Module]]]:
     """Stride and channels of each map, and the modules that have run by then. Nothing is computed."""
     maps = _Maps(network)
     tensors = {**dict(maps.named_parameters()), **dict(maps.named_buffers())}

@@ -84,11 +84,6 @@ class Scorer(System):
             raise self._cannot("give features: no layer of it has a row of weights for each class")
         return entered[0].flatten(2).mean(2) if entered[0].ndim > 2 else entered[0]
 
-    def maps(self, x: Tensor) -> Iterator[Tensor]:
-        """Normalised images (B, channels, H, W) -> the map (B, C, h, w) that leaves each stage, one after another: what
-        detectors and others build on. A stage runs when its map is asked for."""
-        raise self._cannot("serve as a backbone: it has no maps")
-
     def check_smallest(self, size: Sequence[int], side: int) -> None:
         """InputError where images of `size` (height, width) are not at least `side` pixels high and wide."""
         if min(size) < side:

@@ -37,11 +37,13 @@ class Sample:
     guidance: float | None = None
     """How strongly the class is insisted on, of a system that can; 1 is as it was learned."""
     solver: str | None = None
-    """How a step is made, of a diffusion model: ddpm, ddim or dpm."""
+    """How a step is made, of a diffusion model: ddpm, ddim, dpm or dpm_sde."""
     trace: str | None = None
     """A GIF file for a film of how the images take shape, of a system that makes them step by step."""
-    show: Literal["samples", "reconstruct", "complete"] = "samples"
-    """reconstruct: --images, each beside what the system makes of it; complete: their lower half made anew."""
+    show: Literal["samples", "reconstruct", "complete", "interpolate", "traverse"] = "samples"
+    """reconstruct: --images, each beside what the system makes of it; complete: their lower half made anew. Of a system
+    with a latent space: interpolate, ways from one image to another, of --images or new ones; traverse, one number of
+    that space changed in each row."""
     images: tuple[str, ...] | None = None
     """Image files or folders, for what --show does with images."""
     weights: str | None = None
@@ -68,6 +70,7 @@ def run(words: list[str]) -> None:
     system = find_system(options.system, options.weights, device=options.device)
     verb, arguments, columns = _asked(options, system)
     frames: list[torch.Tensor] = []
+    # The choices that what is called has; one that it has not would be without effect.
     asked = inspect.signature(verb).parameters
     arguments |= {name: getattr(options, name) for name in ("steps", "guidance", "solver") if getattr(options, name)}
     for name in [*arguments, *(["trace"] if options.trace else [])]:
@@ -80,7 +83,7 @@ def run(words: list[str]) -> None:
         if "generator" in asked:
             arguments["generator"] = draw
         made = verb(**arguments).cpu()
-    if options.show != "samples":
+    if options.show in ("reconstruct", "complete"):
         made = torch.stack([arguments["images"].cpu(), made], 1).flatten(0, 1)
     files = _written(out, made, columns)
     if options.trace:
@@ -94,29 +97,63 @@ def _asked(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, 
     """What of the system is called, with which arguments, and how many images stand in a row."""
     import torch
 
-    verb = {"samples": "sample"}.get(options.show, options.show)
+    verb = {"samples": "sample", "interpolate": "render", "traverse": "render"}.get(options.show, options.show)
     if not system.can(verb):
         raise InputError(f"{system.name} is a system to {system.task} that cannot {options.show.removesuffix('s')}")
+    if verb == "render":
+        return _through_latent_space(options, system)
     if options.show == "samples":
         if options.images:
             raise InputError("images have no effect without --show reconstruct or complete")
         labels = options.label and [label for label in options.label for _ in range(options.count)]
         arguments: dict[str, Any] = {"labels": labels} if labels else {}
-        return system.sample, {"n": len(labels or range(options.count)), **arguments}, None
+        in_a_row = options.count if labels else None  # a class, a row
+        return system.sample, {"n": len(labels or range(options.count)), **arguments}, in_a_row
     if options.label:
         raise InputError(f"label has no effect with --show {options.show}")
     if not options.images:
         raise InputError(f"show {options.show} needs --images")
-    from foveal.data.image import read_image
-
-    images = system.preprocess.batch([read_image(path) for path in image_files(options.images)]).images
-    images = images.to(system.device)
+    images = _given(options.images, system)
     arguments = {"images": images}
     if options.show == "complete":
         known = torch.zeros(images.shape[2:], dtype=torch.bool)
         known[: images.shape[2] // 2] = True
         arguments["known"] = known
     return getattr(system, verb), arguments, 2 * min(4, len(images))
+
+
+def _through_latent_space(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, Any], int]:
+    """As `_asked`, for ways through the space that images are rendered from."""
+    import torch
+
+    from foveal.generate.latent import COLUMNS, interpolation, traversal
+
+    if options.label and len(options.label) > 1:
+        raise InputError(f"show {options.show} is of one class, not of {len(options.label)}")
+    if options.images and options.show == "traverse":
+        raise InputError("images have no effect with --show traverse")
+    given = system.encode(_given(options.images, system)) if options.images else None
+    if given is not None and len(given) < 2:
+        raise InputError("show interpolate goes from one of --images to the next: give two or more")
+
+    def shown(generator: torch.Generator, label: str | None = None) -> torch.Tensor:
+        if options.show == "traverse":
+            point = system.noise(1, system.spec.latent, generator=generator)[0]
+            return traversal(system, point, rows=options.count, label=label).images.flatten(0, 1)
+        points = given
+        if points is None:
+            points = system.noise(options.count + 1, system.spec.latent, generator=generator)
+        return interpolation(system, points[:-1], points[1:], label=label).images.flatten(0, 1)
+
+    labels = options.label or system.labels[:1]  # one class, or two things would change at once
+    return shown, {"label": labels[0]} if labels else {}, COLUMNS
+
+
+def _given(names: tuple[str, ...], system: Any) -> Any:
+    """Images as the system takes them, (B, 3, H, W)."""
+    from foveal.data.image import read_image
+
+    return system.preprocess.batch([read_image(path) for path in image_files(names)]).images.to(system.device)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class DenseDetector(Detector):
         if self.pyramid.count != count:
             raise InputError(f"the pyramid has {self.pyramid.count} maps, while there are steps or sizes of {count}")
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def own_maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps of the pyramid, (B, width, h, w) each, finest first."""
         return self.pyramid(self.backbone(self.normalize(images)))
 

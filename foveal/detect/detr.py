@@ -332,9 +332,9 @@ VARIANTS = {
     "detr_nano": DETRSpec(
         SCENES,
         Preprocess((96, 96), "squash", 1.0),
-        {"epochs": 120, "batch_size": 16, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 1.0, "clip": 0.1, "shift": 0.125},
+        {"epochs": 90, "batch_size": 16, "lr": 1e-3, "weight_decay": 1e-4, "warmup": 1.0, "clip": 0.1, "shift": 0.125},
         backbone="resnet10_nano",
-        strides=(16,),
+        strides=(8,),
         width=96,
         heads=4,
         hidden=192,

@@ -107,7 +107,7 @@ class FasterRCNN(Proposer):
         self.predictor = RegionPredictor(features, len(spec.labels))
 
     def forward(self, images: Tensor) -> Found:
-        maps = self.maps(images)
+        maps = self.own_maps(images)
         seen = self.seen(maps, images)
         boxes = self.proposals.propose(seen, self.spec.proposals)
         return Found(tuple(boxes), *self.look(maps, boxes), seen)
@@ -126,7 +126,7 @@ class FasterRCNN(Proposer):
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        truths, maps = to_learn(batch.targets), self.maps(batch.images)
+        truths, maps = to_learn(batch.targets), self.own_maps(batch.images)
         seen = self.seen(maps, batch.images)
         terms = self.proposals.loss(seen, truths)
         boxes = self.proposals.propose(seen, self.spec.learned_from)

@@ -100,7 +100,7 @@ class FCOS(DenseDetector):
         nn.init.ones_(self.boxes.tell.get_parameter("sides.bias"))
 
     def forward(self, images: Tensor) -> FCOSOutputs:
-        maps = self.maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
+        maps = self.own_maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
         scores, boxes = self.classes(maps)["scores"], self.boxes(maps)
         points = [
             # As published weights have it: the image's extent over the map's, a whole number, from the corner on.

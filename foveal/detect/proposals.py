@@ -190,7 +190,7 @@ class Proposer(Detector):
             raise InputError(f"without a pyramid the maps have to have as many channels each, not {channels}")
         self.proposals = Proposals(spec, spec.width or channels[0], box_loss=proposal_box_loss)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def own_maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) in [0, 1] -> the maps that proposals are made from."""
         found = self.backbone(self.normalize(images), self.spec.looked_at)
         return self.pyramid(found) if self.spec.width else [self.pyramid(x) for x in found]
@@ -220,7 +220,7 @@ class RPN(Proposer):
     """Images (B, 3, H, W) of any size -> Sightings. It finds objects and does not name them."""
 
     def forward(self, images: Tensor) -> Sightings:
-        return self.seen(self.maps(images), images)
+        return self.seen(self.own_maps(images), images)
 
     def candidates(self, outputs: Sightings) -> list[Candidates]:
         level = outputs.level

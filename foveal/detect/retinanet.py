@@ -102,7 +102,7 @@ class RetinaNet(DenseDetector):
         self.boxes = Head(spec, {"deltas": 4}, shapes, bias=not spec.norm)
 
     def forward(self, images: Tensor) -> RetinaNetOutputs:
-        maps = self.maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
+        maps = self.own_maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
         scores, deltas = self.classes(maps)["scores"], self.boxes(maps)["deltas"]
         anchors = [
             # As published weights have it: strides are whole numbers.

@@ -6,8 +6,8 @@ Noise takes the place of an image in T steps (ops/diffusion.py), and a network (
 
 An image is made the other way round, from noise: at each time the network's answer tells what x_0 looks like, which is
 kept within the range of pixels, and a step goes towards it. The step is drawn (`ddpm`), or is that of an equation that
-makes images as probable (`ddim`, Song et al. 2020, arXiv:2010.02502). Where steps are few it helps to see how x_0 changes
-from one to the next, of the equation (`dpm`) or of drawn steps (`dpm_sde`): Lu et al. 2022, arXiv:2211.01095.
+makes images as probable (`ddim`, Song et al. 2020, arXiv:2010.02502). Where steps are few it helps to see how x_0
+changes from one to the next, of the equation (`dpm`) or of drawn steps (`dpm_sde`): Lu et al. 2022, arXiv:2211.01095.
 
 Where the system is conditional the network is told the class, but sometimes not, so that it can be asked for both; what
 the class changes can then be exaggerated: Ho and Salimans 2022, "Classifier-free diffusion guidance", arXiv:2207.12598.

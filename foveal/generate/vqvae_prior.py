@@ -51,8 +51,8 @@ class VQVAEPriorSpec(GeneratorSpec):
 
 
 class VQVAEPrior(Generator):
-    """Images are (B, 3, H, W) of the size in `preprocess`, by default that of the VQ-VAE, of which `codes` is a copy that
-    learns nothing."""
+    """Images are (B, 3, H, W) of the size in `preprocess`, by default that of the VQ-VAE, of which `codes` is a copy
+    that learns nothing."""
 
     spec: VQVAEPriorSpec
     codes: VQVAE

@@ -5,9 +5,10 @@ it by more than the threshold. The same set is the only fixed point of
 
     kept_j = not any(kept_i and IoU_ij > threshold for i before j)
 
-since kept_j depends on earlier boxes alone. So blocks of boxes are settled at once: a few iterations within the block,
-then what survives in it removes all later boxes that it overlaps, which are not looked at again. A few more iterations
-than the longest chain of boxes, each removing the next, have to be done; in practice they are less than ten.
+since kept_j depends on earlier boxes alone. So blocks of boxes are settled at once: the best of each group by a few
+iterations over the pairs that overlap, then what survives of them removes all later boxes that it overlaps, which are
+not looked at again. A few more iterations than the longest chain of boxes, each removing the next, have to be done; in
+practice they are less than ten.
 """
 
 from typing import Literal
@@ -15,9 +16,11 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-HEAD = 192  # boxes that are settled at once
-PAIRS = 2**18  # overlaps at once: what lies between the steps stays in the cache
+HEAD, LEAST = 192, 48  # boxes that are settled at once: so many in all groups, but at least so many of each
+TILE = 256  # later boxes of a group that are compared at once
+PAIRS = 2**17  # overlaps at once: what lies between the steps stays in the cache
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -28,95 +31,112 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     computed in the precision of the boxes.
     """
     order = scores.detach().argsort(descending=True, stable=True)
-    sides = _sides(boxes.detach()[order])
-    return order[_greedy(sides, torch.zeros_like(order), _below(iou_threshold, sides.dtype))]
+    sides = _sides(boxes.detach().index_select(0, order))
+    return order.masked_select(_greedy(sides, torch.zeros_like(order), _below(iou_threshold, sides.dtype)))
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """`nms` within each group of boxes, say a class, an image or a level; groups: (N,) integers. All, best first."""
     order = scores.detach().argsort(descending=True, stable=True)
-    if not len(order):
-        return order
-    groups, by_group = groups[order].sort(stable=True)
-    groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
-    sides = _sides(boxes.detach()[order[by_group]])
-    kept = torch.zeros(len(order), dtype=torch.bool, device=boxes.device)
-    # Groups of like size are done together: then padding at most doubles the work.
-    size = (counts - 1).clamp(min=0).double().log2().floor().long()  # 2^k < count <= 2^(k+1), roughly
-    limit = _below(iou_threshold, sides.dtype)
-    for level in size.unique().tolist():
-        members = (size == level)[groups].nonzero().flatten()
-        kept[members] = _greedy(sides[:, members], groups[members], limit)
-    result = torch.empty_like(kept)
-    result[by_group] = kept
-    return order[result]
+    groups, by_group = groups.index_select(0, order).sort(stable=True)
+    sides = _sides(boxes.detach().index_select(0, order.index_select(0, by_group)))
+    kept = _greedy(sides, groups, _below(iou_threshold, sides.dtype))
+    return order.masked_select(torch.empty_like(kept).scatter_(0, by_group, kept))
 
 
 def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
-    """Which of n boxes (5, n) are kept; they are in order of their groups, and within these of their scores."""
-    kept = torch.zeros(sides.shape[1], dtype=torch.bool, device=sides.device)
-    left = torch.arange(sides.shape[1], device=sides.device)
+    """Which of n boxes (5, n) are kept; they are in order of their groups, and within these of their scores.
+
+    Here index_select and masked_select stand for brackets, which take several times as long.
+    """
+    nothing = len(groups)
+    kept = torch.zeros(nothing, dtype=torch.bool, device=sides.device)
+    left = torch.arange(nothing, device=sides.device)
+    sides = F.pad(sides, (0, 1))  # the last is no box: zeros, which overlap none
     while len(left):
-        groups, counts = groups.unique_consecutive(return_inverse=True, return_counts=True)[1:]
-        width, alone = int(counts.max()), len(counts) == 1
-        rank = torch.arange(len(left), device=left.device)
-        padded = sides[:, None]
-        if not alone:
-            rank -= (counts.cumsum(0) - counts)[groups]
-            padded = sides.new_zeros(5, len(counts), width)
-            padded[4] = torch.inf
-            padded[:, groups, rank] = sides
-        head = min(width, HEAD)
-        stays, gone = [], []
-        for part in padded.split(max(1, PAIRS // (head * width)), 1):
-            best, later = part[:, :, :head], part[:, :, head:]
-            keep = _settle((_overlaps(best, best) > limit).triu(1))
-            stays.append(keep)
-            if head < width:
-                # Only what is kept removes others: its places come first, and as few as the fullest group needs.
-                most = int(keep.sum(1).max())
-                picked = keep.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
-                removing = best.gather(2, picked.expand(5, -1, -1))
-                removing[4].masked_fill_(~keep.gather(1, picked), torch.inf)
-                gone.append(_overlaps(removing, later).amax(1) > limit)
-        stay = torch.cat(stays)
-        if head == width:
-            kept[left] = stay[groups, rank]
+        group, sizes = groups.index_select(0, left).unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        largest, head = int(sizes.max()), max(LEAST, HEAD // len(sizes))
+        best, of = left, group
+        if largest > head:
+            # Among the best of its group is a box unless the one so many places before it is of that group, too.
+            first = torch.cat([kept.new_ones(head), group[head:] != group[:-head]])
+            best, of = left.masked_select(first), group.masked_select(first)
+        stays = _settle(sides.index_select(1, best), of, sizes.clamp(max=head), min(largest, head), limit)
+        best, of = best.masked_select(stays), of.masked_select(stays)
+        kept.index_fill_(0, best, True)
+        if largest <= head:
             break
-        # What is in the head is settled, and so is what it removes.
-        go = torch.cat(gone)
-        kept[left] = torch.cat([stay, torch.zeros_like(go)], 1)[groups, rank]
-        rest = (~torch.cat([torch.ones_like(stay), go], 1)[groups, rank]).nonzero().flatten()
-        left, groups, sides = left[rest], groups[rest], sides[:, rest]
+        # What is kept of the best removes what comes later in its group.
+        best = _rows(best, of, len(sizes), HEAD, nothing)[0]
+        later, of = left.masked_select(~first), group.masked_select(~first)
+        later, of = _rows(later, of, len(sizes), TILE, nothing)
+        count = max(1, PAIRS // (best.shape[1] * later.shape[1]))
+        gone = [
+            _overlaps(_at(sides, best.index_select(0, own))[..., None], _at(sides, part)[:, :, None]).amax(1) > limit
+            for own, part in zip(of.split(count), later.split(count), strict=True)
+        ]
+        left = later.masked_select(~torch.cat(gone))
+        left = left.masked_select(left < nothing)
     return kept
 
 
-def _settle(over: Tensor) -> Tensor:
-    """(G, k, k), whether the row removes the column, above the diagonal -> which are kept (G, k)."""
-    over = over.float()
-    kept = over.new_ones(over.shape[0], 1, over.shape[1])
+def _settle(sides: Tensor, group: Tensor, sizes: Tensor, largest: int, limit: float) -> Tensor:
+    """Which of n boxes (5, n) are kept, in groups (n,) of `sizes`, the largest of which is given."""
+    kept = torch.ones(len(group), dtype=torch.bool, device=sides.device)
+    if largest == 1:
+        return kept
+    # Each box beside those that follow it, (5, n, largest - 1), which are a view.
+    following = F.pad(sides, (0, largest - 1))[:, 1:].unfold(1, largest - 1, 1)
+    parts = (x.split(max(1, PAIRS // largest), 1) for x in (sides[..., None], following))
+    over = torch.cat([_overlaps(own, others) > limit for own, others in zip(*parts, strict=True)])
+    earlier, offset = over.nonzero().unbind(1)
+    later = earlier + offset + 1
+    same = later < sizes.cumsum(0).index_select(0, group).index_select(0, earlier)
+    earlier, later = earlier.masked_select(same), later.masked_select(same)
     while True:
-        after = (kept @ over == 0).float()
+        after = torch.ones_like(kept).index_fill_(0, later.masked_select(kept.index_select(0, earlier)), False)
         if torch.equal(after, kept):
-            return after[:, 0] > 0
+            return kept
         kept = after
 
 
-def _overlaps(rows: Tensor, columns: Tensor) -> Tensor:
-    """IoU of each with each within the groups, (5, G, m) and (5, G, n) -> (G, m, n)."""
-    x1, y1, x2, y2, area = columns[:, :, None]
-    a1, b1, a2, b2, own = rows[:, :, :, None]
+def _rows(members: Tensor, group: Tensor, number: int, most: int, nothing: int) -> tuple[Tensor, Tensor]:
+    """The members of each group in rows of a table (r, most or less), filled up with `nothing`; the group of each."""
+    if number == 1:
+        width = min(most, len(members))
+        table = F.pad(members, (0, -len(members) % width), value=nothing).view(-1, width)
+        return table, group[: len(table)]
+    counts = group.bincount(minlength=number)
+    width = min(most, int(counts.max()))
+    rows = (counts + width - 1) // width
+    # Where each group begins in the table, less where it does among the members.
+    shift = (rows.cumsum(0) - rows) * width - (counts.cumsum(0) - counts)
+    place = torch.arange(len(members), device=members.device) + shift.index_select(0, group)
+    of = torch.arange(number, device=members.device).repeat_interleave(rows)
+    return members.new_full((len(of) * width,), nothing).scatter_(0, place, members).view(-1, width), of
+
+
+def _overlaps(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of boxes (5, ...) with others that they are broadcast against."""
+    x1, y1, x2, y2, area = b
+    a1, b1, a2, b2, own = a
     overlap = torch.minimum(a2, x2).sub_(torch.maximum(a1, x1)).clamp_(min=0)
     overlap.mul_(torch.minimum(b2, y2).sub_(torch.maximum(b1, y1)).clamp_(min=0))
     return overlap.div_((own + area).sub_(overlap))
 
 
+def _at(sides: Tensor, places: Tensor) -> Tensor:
+    """(5, n) at (r, width) -> (5, r, width)."""
+    return sides.index_select(1, places.view(-1)).view(5, *places.shape)
+
+
 def _sides(boxes: Tensor) -> Tensor:
     """(N, 4) -> (5, N): x1, y1, x2, y2 and the area, infinite where there is none, so that no IoU is above zero."""
     boxes = boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
-    boxes = boxes.T * boxes.isfinite().all(1) if not bool(boxes.isfinite().all()) else boxes.T.contiguous()
-    area = (boxes[2] - boxes[0]) * (boxes[3] - boxes[1])
-    return torch.cat([boxes, area.masked_fill(area <= 0, torch.inf)[None]])
+    sides = boxes.T.contiguous()
+    area = (sides[2] - sides[0]) * (sides[3] - sides[1])
+    odd = ~((area > 0) & (area < torch.inf))
+    return torch.cat([sides.masked_fill(odd, 0), area.masked_fill(odd, torch.inf)[None]])
 
 
 def _below(threshold: float, kind: torch.dtype) -> float:
@@ -145,7 +165,7 @@ def soft_nms(
     """
     left = (scores >= score_threshold).nonzero().flatten()
     sides, scores = _sides(boxes.detach())[:, left], scores.detach()[left].clone()
-    overlap = _overlaps(sides[:, None], sides[:, None])[0].fill_diagonal_(0)
+    overlap = _overlaps(sides[:, :, None], sides[:, None]).fill_diagonal_(0)
     lowered = torch.exp(-(overlap**2) / sigma) if method == "gaussian" else 1 - overlap * (overlap > iou_threshold)
     lowered = lowered.to(scores.dtype)
     chosen, final = [left[:0]], [scores[:0]]

@@ -1,5 +1,5 @@
-"""Names in the checkpoints of DCGAN as pytorch/examples writes them: one file a player, whose layers are counted
-through with norms and activations as one Sequential, `main`."""
+"""Names in the checkpoints of pytorch/examples: DCGAN, one file a player, whose layers are counted through with norms
+and activations as one Sequential, `main`; and the variational autoencoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,8 +30,17 @@ def discriminator(system: Any) -> list[Rule]:
     return [*rules, Rule(rf"main\.{3 * stages - 1}\.", "discriminator.score.")]
 
 
+VAE = (
+    Rule(r"fc1\.", "encoder.body.fc."),
+    Rule(r"fc21\.", "encoder.mean."),
+    Rule(r"fc22\.", "encoder.log_variance."),
+    Rule(r"fc3\.", "decoder.body.fc."),
+    Rule(r"fc4\.", "decoder.output."),
+)
+
+
 def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The weights of one player under our names; None where the names are not of this layout."""
+    """The weights, of DCGAN those of one player, under our names; None where the names are not of this layout."""
     # After the generator's first layer comes a norm, after that of the discriminator a relu, which has no weights.
     rules = generator if "main.1.weight" in state else discriminator
-    return rename({"DCGAN": rules}, system, state)
+    return rename({"DCGAN": rules, "VAE": VAE}, system, state)

@@ -13,7 +13,7 @@ def test_list(works: Callable[..., Answer]) -> None:
     lines = works("list").out.splitlines()
     assert [line.split("\t") for line in lines] == [
         ["name", "task"],
-        *([name, task] for task in ("classify", "detect") for name in foveal.names(task)),
+        *([name, task] for task in ("classify", "detect", "generate") for name in foveal.names(task)),
     ]
 
 

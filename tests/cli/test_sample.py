@@ -63,6 +63,22 @@ def test_given_images(tmp_path: Path, works: Run) -> None:
     assert (shown[:, 4:30, 76:136] == 255).all()  # what was known is kept
 
 
+def test_ways_through_latent_space(tmp_path: Path, works: Run) -> None:
+    for value, name in ((0, "black"), (255, "white")):
+        Image.new("RGB", (9, 9), (value,) * 3).save(tmp_path / f"{name}.png")
+    given = tmp_path / "black.png", tmp_path / "white.png"
+    out = tmp_path / "ways.png"
+    works("sample", "toy", "--show", "interpolate", "--images", *given, "--out", out)
+    row = read_image(out)[:, 4:68, 4:].float()
+    assert row.shape[2] == 9 * 68
+    assert row[:, :, :64].max() == 0
+    assert row[:, :, 8 * 68 : 8 * 68 + 64].min() == 255
+    works("sample", "classes", "--show", "interpolate", "--count", 3, "--label", "3", "--out", out)
+    assert read_image(out).shape == (3, 3 * 68 + 4, 9 * 68 + 4)
+    works("sample", "toy", "--show", "traverse", "--out", out)
+    assert read_image(out).shape == (3, 2 * 68 + 4, 9 * 68 + 4)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -75,6 +91,9 @@ def test_given_images(tmp_path: Path, works: Run) -> None:
         (("toy", "--images", "x.png"), "images have no effect without --show"),
         (("toy", "--show", "complete"), "show complete needs --images"),
         (("toy", "--show", "complete", "--images", "none.png"), "none.png"),
+        (("toy", "--show", "traverse", "--images", "x.png"), "images have no effect with --show traverse"),
+        (("toy", "--show", "traverse", "--steps", 3), "steps has no effect"),
+        (("classes", "--show", "interpolate", "--label", "3", "4"), "show interpolate is of one class, not of 2"),
         (("classes", "--show", "reconstruct", "--label", "3", "--images", "x.png"), "label has no effect with --show"),
     ],
 )

@@ -59,11 +59,11 @@ def test_levels_are_those_of_the_file() -> None:
 def test_verbs_that_a_system_has() -> None:
     assert Means().can("sample")
     assert Means().can("reconstruct")
-    assert not Means().can("render")
+    assert not Means().can("decode")
     assert not Means().can("score")
     assert not Means().can("nothing of this name")
-    with pytest.raises(foveal.InputError, match="Means cannot make images from points"):
-        Means().render(torch.zeros(1, 2))
+    with pytest.raises(foveal.InputError, match="Generator cannot make images from points"):
+        Generator(GeneratorSpec()).render(torch.zeros(1, 2))
 
 
 def test_figures_of_made_images() -> None:

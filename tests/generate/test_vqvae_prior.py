@@ -113,7 +113,7 @@ def test_other_sizes_are_squeezed_into_the_codes() -> None:
 
 
 def test_bad_fields() -> None:
-    with pytest.raises(foveal.InputError, match="needs a trained VQ-VAE as codes: a run or a checkpoint$"):
+    with pytest.raises(foveal.InputError, match=r"needs a trained VQ-VAE as codes: a run or a checkpoint$"):
         foveal.create("vqvae_prior_nano")
     with pytest.raises(foveal.InputError, match="not lenet"):
         foveal.create("vqvae_prior_nano", codes=foveal.create("lenet"))

@@ -1,6 +1,7 @@
 """A generator that is nearly nothing, for tests of what stands around it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,11 +14,16 @@ from foveal.system import Preprocess
 GREY = Preprocess((8, 8), "squash", 1.0, (0.5,), (0.5,), grey=True)
 
 
+@dataclass(frozen=True)
+class MeansSpec(GeneratorSpec):
+    latent: int = 2
+
+
 class Means(Generator):
     """Learns the mean image, of each class where it is conditional; an image is that and noise, in some steps."""
 
     def __init__(self, labels: tuple[str, ...] = (), noise: float = 0.3) -> None:
-        super().__init__(GeneratorSpec(labels, GREY, {"epochs": 3, "lr": 0.1}, bool(labels)))
+        super().__init__(MeansSpec(labels, GREY, {"epochs": 3, "lr": 0.1}, bool(labels)))
         self.means = nn.Parameter(torch.zeros(max(1, len(labels)), *self.shape))
         self.spread = noise
 
@@ -47,6 +53,12 @@ class Means(Generator):
 
     def reconstruct(self, images: Tensor) -> Tensor:
         return self.as_images(self._mean(None, len(images)))
+
+    def render(self, z: Tensor, labels: str | Sequence[str] | None = None) -> Tensor:
+        return self.as_images(z[:, :1, None, None] + self._mean(self.asked(len(z), labels), len(z)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.normalize(images).mean((1, 2, 3))[:, None].repeat(1, 2)
 
     def complete(self, images: Tensor, known: Tensor, **asked: Any) -> Tensor:
         return torch.where(known, images, self.as_images(self._mean(None, len(images))))

@@ -59,6 +59,11 @@ def test_nms_of_many_boxes_in_blocks() -> None:
 def test_nms_takes_no_notice_of_boxes_that_are_not_finite() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [math.nan, 0, 9, 9], [0, 0, 9, 9], [0, 0, math.inf, 9]])
     assert nms(boxes, torch.tensor([0.5, 0.9, 0.4, 0.8]), 0.5).tolist() == [1, 3, 0]
+    for wrong in (math.nan, math.inf, 2e38):  # among so many that they are settled in blocks
+        torch.manual_seed(0)
+        boxes, scores = some(600, 30, dtype=torch.float32), torch.rand(600)
+        boxes = boxes.masked_fill(torch.rand(600, 4) < 0.05, wrong)
+        assert torch.equal(nms(boxes, scores, 0.3), peer.nms(boxes, scores, 0.3))
 
 
 @pytest.mark.parametrize("method", ["gaussian", "linear"])
