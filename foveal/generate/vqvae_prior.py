@@ -33,7 +33,11 @@ class VQVAEPriorSpec(GeneratorSpec):
     """
     codes:     the trained VQ-VAE whose codes are learned: a run, a checkpoint, or the system itself.
     embedding: learned features by which the network sees a code.
-    width, layers, kernel, first, head: of the network, as in gated_pixelcnn.py.
+    width:     features of each stack of the network, as of the others in gated_pixelcnn.py.
+    layers:    how many, the first one among them.
+    kernel:    side of the convolutions; that of the first layer is `first`.
+    first:     side of the first layer's.
+    head:      features of the last layer but one.
     """
 
     codes: System | None = None
@@ -133,6 +137,12 @@ RECIPE: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3}
 VARIANTS = {
     "vqvae_prior": VQVAEPriorSpec((), recipe={**RECIPE, "lr": 3e-4, "batch_size": 128, "epochs": 100}),
     "vqvae_prior_nano": VQVAEPriorSpec(
-        DIGITS, recipe={**RECIPE, "epochs": 40}, embedding=32, width=48, layers=4, first=5, head=64
+        DIGITS,
+        recipe={**RECIPE, "epochs": 40, "ema": 0.99, "shift": 0.0625},
+        embedding=32,
+        width=48,
+        layers=4,
+        first=5,
+        head=64,
     ),
 }
