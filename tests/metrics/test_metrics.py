@@ -17,7 +17,7 @@ class Fixed:
         return images
 
     def can(self, verb: str) -> bool:
-        return True
+        return verb == "loss"
 
     def heads(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"class": images}

@@ -214,7 +214,7 @@ def test_of_a_split_that_was_learned_from(tmp_path: Path) -> None:
     ("system", "dataset", "more"),
     [
         (Detector(), squares(), [*OF_DETECTORS, SIGNALS]),
-        (Gan(), unlabelled(small_digits()), []),
+        (Gan(), unlabelled(small_digits()), ["Samples over time", "Images", "Figures"]),
         (Captioner(), brightness(), [SIGNALS]),
         (NearestMean(small_digits().labels), small_digits(), OF_CLASSIFIERS),
     ],
