@@ -22,7 +22,7 @@ COLOUR = Preprocess((6, 6), "squash", 1.0, (0.5,) * 3, (0.5,) * 3)
 def small(name: str, preprocess: Preprocess = COLOUR, **fields: Any) -> Any:
     """With weights all over, so that nothing hides behind zeros of a start."""
     torch.manual_seed(0)
-    system = create(name, preprocess=preprocess, width=6, head=9, **fields)
+    system = create(name, preprocess=preprocess, **{"width": 6, "head": 9, **fields})
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -31,14 +31,15 @@ def small(name: str, preprocess: Preprocess = COLOUR, **fields: Any) -> Any:
 
 def dependence(name: str) -> torch.Tensor:
     """(C H W, C H W) bool: whether the logits of the row's number depend on the column's, in order of reading."""
-    network = small(name).double().network
-    features = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
-    logits = network.by_level(network.run(features, None))  # (1, levels, C, H, W)
+    # By many features and at many grids, for relus may be closed.
+    network = small(name, width=24, head=48).double().network
+    features = torch.randn(8, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    logits = network.by_level(network.run(features, None))  # (8, levels, C, H, W)
     weight = torch.randn(logits.shape[1], dtype=torch.float64)
     rows = []
     for number in torch.einsum("blchw,l->hwc", logits, weight).flatten():
         (gradient,) = torch.autograd.grad(number, features, retain_graph=True)
-        rows.append(gradient[0].permute(1, 2, 0).flatten() != 0)
+        rows.append((gradient != 0).any(0).permute(1, 2, 0).flatten())
     return torch.stack(rows)
 
 
