@@ -204,7 +204,8 @@ class Autoregressive(Generator):
         cached: as of `sample`.
         """
         if known.shape != images.shape[2:] or known.dtype != torch.bool:
-            raise InputError(f"known must be bool of shape {tuple(images.shape[2:])}, not {tuple(known.shape)}")
+            given = f"{known.dtype} of {tuple(known.shape)}"
+            raise InputError(f"known must be bool of shape {tuple(images.shape[2:])}, not {given}")
         x, known = self.levels(images), known.to(images.device)
         classes = self.asked(len(x), labels) if labels is not None or not self.labels else self._likely(x, known)
         return self._draw(x.shape, classes, generator, trace, cached, x, known)

@@ -107,7 +107,7 @@ def places() -> Tensor:
 def test_a_row_lstm_sees_a_triangle() -> None:
     """Up to one column to the right for each row above; to the left one more for each layer, and for the first."""
     layers = 2
-    seen = pixelcnn.dependence("pixelrnn_row_nano", layers=layers, first=3, width=24, head=48)
+    seen = pixelcnn.dependence("pixelrnn_row_nano", layers=layers, first=3)
     down, right = (places()[:, None] - places()).unbind(2)
     assert torch.equal(seen, ((-right <= down) & (right <= down + layers + 1)).tril(-1))
 
@@ -116,7 +116,7 @@ def test_a_diagonal_bilstm_sees_all_but_one_number() -> None:
     """The last one of the row above: what the first layer gives at its pixel does not know it, and what it gives in the
     row below does, but lies further to the right than that layer reaches."""
     for layers in (1, 3):
-        seen = pixelcnn.dependence("pixelrnn_diagonal_nano", layers=layers, first=3, width=24, head=48)
+        seen = pixelcnn.dependence("pixelrnn_diagonal_nano", layers=layers, first=3)
         before = torch.ones_like(seen).tril(-1)
         row, column = places()[:, None].unbind(2)
         number = torch.arange(6 * 6 * 3)
