@@ -6,7 +6,7 @@ the class that was asked for. Figures are means over seeds; the digits of the te
 
 claim     20 steps come as near to the digits as 250 drawn ones of the same network, with the solver that draws them
 command   python recipes/diffusion_steps.py [RUN], the run of a conditional ddpm_nano instead of a new one
-cost      about ten minutes of one core
+cost      about seven minutes of one core
 expected  at 20 steps a Frechet distance of dpm_sde at most 1.1 times that of 250 steps of ddpm
 measured  docs/results.md
 """

@@ -38,18 +38,33 @@ class DenseSpec(DetectorSpec):
 
 
 class DenseDetector(Detector):
-    """A backbone and a pyramid on it, with `count` maps."""
+    """A backbone, a pyramid on it with `count` maps, and two heads: `classes` tells "scores", `boxes` what is `told`.
 
-    def __init__(self, spec: DenseSpec, count: int) -> None:
+    told, shapes, bias: of the heads (Head).
+    """
+
+    def __init__(
+        self, spec: DenseSpec, count: int, told: Mapping[str, int], shapes: int = 1, bias: bool = True
+    ) -> None:
         super().__init__(spec)
         self.backbone = spec.build()
         self.pyramid = FeaturePyramid(self.backbone.channels, spec.width, spec.extra)
         if self.pyramid.count != count:
             raise InputError(f"the pyramid has {self.pyramid.count} maps, while there are steps or sizes of {count}")
+        self.classes = Head(spec, {"scores": len(spec.labels)}, shapes, bias)
+        # Where no class is probable the many places without an object do not drown all others at first (section 3.3 of
+        # arXiv:1708.02002).
+        nn.init.constant_(self.classes.tell.get_parameter("scores.bias"), -log((1 - PRIOR) / PRIOR))
+        self.boxes = Head(spec, told, shapes, bias)
 
     def own_maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps of the pyramid, (B, width, h, w) each, finest first."""
         return self.pyramid(self.backbone(self.normalize(images)))
+
+    @property
+    def explained_layer(self) -> str:
+        # The coarsest map that enters the pyramid, from where it flows down to all others.
+        return f"pyramid.lateral.{len(self.spec.strides) - 1}"
 
 
 class Head(nn.Module):
@@ -87,11 +102,6 @@ class Head(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         """(B, A K, h, w) -> (B, h w A, K)."""
         return x.unflatten(1, (self.shapes, -1)).permute(0, 3, 4, 1, 2).flatten(1, 3)
-
-    def begin_rare(self, name: str) -> None:
-        """Give what is told under a name the bias with which its sigmoid is 0.01 at first: else the many places without
-        an object would drown all others (section 3.3 of arXiv:1708.02002)."""
-        nn.init.constant_(self.tell.get_parameter(f"{name}.bias"), -log((1 - PRIOR) / PRIOR))
 
 
 def extents(maps: Sequence[Tensor]) -> list[tuple[int, int]]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from foveal.detect.dense import DenseDetector, DenseSpec, Head, extents, levels
+from foveal.detect.dense import DenseDetector, DenseSpec, extents, levels
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
@@ -91,11 +91,8 @@ class FCOS(DenseDetector):
         class_loss: Callable[[Tensor, Tensor], Tensor] = sigmoid_focal,
         box_loss: BoxLoss | None = None,
     ) -> None:
-        super().__init__(spec, len(spec.steps))
+        super().__init__(spec, len(spec.steps), {"sides": 4, "centre": 1})
         self.class_loss, self.box_loss = class_loss, box_loss or BOX_LOSSES[spec.box_loss]
-        self.classes = Head(spec, {"scores": len(spec.labels)})
-        self.classes.begin_rare("scores")
-        self.boxes = Head(spec, {"sides": 4, "centre": 1})
         # Boxes begin two strides wide, where no relu is silent yet.
         nn.init.ones_(self.boxes.tell.get_parameter("sides.bias"))
 
@@ -158,11 +155,6 @@ class FCOS(DenseDetector):
         fits = (sides.amin(2) > 0) & near & (farthest > low) & (farthest < high)
         smallest, index = area(boxes).expand(len(at), -1).masked_fill(~fits, torch.inf).min(1)
         return index.masked_fill(smallest == torch.inf, NOTHING)
-
-    @property
-    def explained_layer(self) -> str:
-        # The coarsest map that enters the pyramid, from where it flows down to all others.
-        return f"pyramid.lateral.{len(self.spec.strides) - 1}"
 
 
 def centerness(sides: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from foveal.detect.dense import DenseDetector, DenseSpec, Head, extents, levels
+from foveal.detect.dense import DenseDetector, DenseSpec, extents, levels
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
@@ -94,12 +94,9 @@ class RetinaNet(DenseDetector):
         class_loss: Callable[[Tensor, Tensor], Tensor] = sigmoid_focal,
         box_loss: BoxLoss | None = None,
     ) -> None:
-        super().__init__(spec, len(spec.sizes))
-        self.class_loss, self.box_loss = class_loss, box_loss or BOX_LOSSES[spec.box_loss]
         shapes = len(spec.ratios) * len(spec.sizes[0])
-        self.classes = Head(spec, {"scores": len(spec.labels)}, shapes, bias=not spec.norm)
-        self.classes.begin_rare("scores")
-        self.boxes = Head(spec, {"deltas": 4}, shapes, bias=not spec.norm)
+        super().__init__(spec, len(spec.sizes), {"deltas": 4}, shapes, bias=not spec.norm)
+        self.class_loss, self.box_loss = class_loss, box_loss or BOX_LOSSES[spec.box_loss]
 
     def forward(self, images: Tensor) -> RetinaNetOutputs:
         maps = self.own_maps(images)  # (B, width, h, w) each, h = H / 8 ... H / 128
@@ -139,11 +136,6 @@ class RetinaNet(DenseDetector):
             terms.append(torch.stack([by_class, by_box]) / max(1, len(held)))
         by_class, by_box = torch.stack(terms).mean(0)
         return {"class": by_class, "box": by_box}
-
-    @property
-    def explained_layer(self) -> str:
-        # The coarsest map that enters the pyramid, from where it flows down to all others.
-        return f"pyramid.lateral.{len(self.spec.strides) - 1}"
 
 
 PHOTOGRAPH = Preprocess((800, 1333), "bound", 1.0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 HEAD, LEAST = 192, 48  # boxes that are settled at once: so many in all groups, but at least so many of each
-TILE = 256  # later boxes of a group that are compared at once
+TILE = 5  # times as many later boxes of a group are compared with these at once
 PAIRS = 2**17  # overlaps at once: what lies between the steps stays in the cache
 
 
@@ -69,7 +69,7 @@ def _greedy(sides: Tensor, groups: Tensor, limit: float) -> Tensor:
         # What is kept of the best removes what comes later in its group.
         best = _rows(best, of, len(sizes), HEAD, nothing)[0]
         later, of = left.masked_select(~first), group.masked_select(~first)
-        later, of = _rows(later, of, len(sizes), TILE, nothing)
+        later, of = _rows(later, of, len(sizes), TILE * head, nothing)
         count = max(1, PAIRS // (best.shape[1] * later.shape[1]))
         gone = [
             _overlaps(_at(sides, best.index_select(0, own))[..., None], _at(sides, part)[:, :, None]).amax(1) > limit

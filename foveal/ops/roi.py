@@ -1,8 +1,9 @@
 """Features of regions of interest, each brought to one size: RoI pooling and RoI align.
 
 A value of the result is a sum, or the largest, over a few places of the map, all channels alike. So both are one lookup
-with channels last: a bag of places and weights for each value of the result, which is what an embedding bag does, and
-its gradient goes the same way back.
+with channels last: a bag of places and weights for each value of the result, which is what an embedding bag does. The
+gradient of a sum goes the same way back; of a largest value only the place is taken from the bag, and the gradient is
+added there.
 
 RoI pooling: Girshick 2015, 1504.08083. RoI align: He et al. 2017, 1703.06870; `aligned`, by which pixel (0, 0) covers
 [0, 1), is a later correction.
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from foveal.errors import InputError
 
-PLACES = 2**22  # looked up at once
+PLACES = 2**22  # looked up at once; RoI pooling looks up each channel's
 
 Size = int | tuple[int, int]
 
@@ -99,18 +100,23 @@ def roi_pool(
     corners = corners.sign() * (corners.abs() + 0.5).floor()  # halves away from zero
     left, right = _bins(corners[:, 0], corners[:, 2], width, grid.shape[3])
     upper, lower = _bins(corners[:, 1], corners[:, 3], height, grid.shape[2])
-    across = (right - left)[:, None].expand(-1, height, -1).reshape(-1)  # pixels of each value's bin
-    counts = (lower - upper)[:, :, None].expand(-1, -1, width).reshape(-1) * across
+    # Each channel of all images in a row, and at its end the zero of bins outside the map.
+    values = F.pad(grid.transpose(0, 1).flatten(1), (0, 1))
+    outside, table = values.shape[1] - 1, values.detach().T.contiguous()
+    across = (right - left)[:, None].expand(-1, height, -1)
+    counts = (lower - upper)[:, :, None] * across  # (K, h, w) pixels of each value's bin
     corner = (upper + (image * grid.shape[2])[:, None])[:, :, None] * grid.shape[3] + left[:, None]
-    corner, table = corner.view(-1), _channels_last(grid)
-    found = [_largest(table, grid.shape[3], *part) for part in _parts(corner, across, counts)]
-    pooled = torch.cat([table[:0], *found])
-    return (
-        pooled.view(len(corners), height * width, grid.shape[1])
-        .transpose(1, 2)
-        .reshape(len(corners), grid.shape[1], height, width)
-        .to(kind)
-    )
+    corner = corner.masked_fill(counts == 0, outside)
+    across, counts = across.clamp(min=1), counts.clamp(min=1)
+    # Where the largest lies is found with channels last, then looked up: its gradient is added there and that is all.
+    small = torch.int32 if values.numel() < 2**31 else torch.int64
+    channel = torch.arange(grid.shape[1], dtype=small, device=grid.device)[:, None] * (outside + 1)
+    place = channel.new_empty(len(corners), grid.shape[1], height * width)
+    number = _shares(counts.sum((1, 2)) * grid.shape[1])
+    for part, *bins in zip(*(x.split(number) for x in (place, corner, across, counts)), strict=True):
+        found = _largest(table, grid.shape[3], *(x.flatten().to(small) for x in bins))
+        torch.add(found.view(len(part), -1, grid.shape[1]).transpose(1, 2), channel, out=part)
+    return values.flatten().index_select(0, place.flatten()).view(*place.shape[:2], height, width).to(kind)
 
 
 def _bins(first: Tensor, last: Tensor, bins: int, extent: int) -> tuple[Tensor, Tensor]:
@@ -122,20 +128,23 @@ def _bins(first: Tensor, last: Tensor, bins: int, extent: int) -> tuple[Tensor, 
     return start, end.maximum(start)
 
 
-def _parts(corner: Tensor, across: Tensor, counts: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The bags in parts of bounded size."""
-    number = (counts.cumsum(0) // PLACES).unique_consecutive(return_counts=True)[1].tolist()
-    return list(zip(corner.split(number), across.split(number), counts.split(number), strict=True))
+def _shares(work: Tensor) -> list[int]:
+    """How many at a time, where the work of each is given and that of all at once is to stay bounded."""
+    return (work.cumsum(0) // PLACES).unique_consecutive(return_counts=True)[1].tolist()
 
 
 def _largest(table: Tensor, stride: int, corner: Tensor, across: Tensor, counts: Tensor) -> Tensor:
-    """The largest in each of R rectangles of the maps in a table (P, C) -> (R, C); `stride` places make a row."""
-    first = counts.cumsum(0) - counts
-    bag = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    number = torch.arange(len(bag), device=counts.device) - first[bag]
-    row = number.div(across[bag], rounding_mode="floor")
-    places = corner[bag] + row * stride + number - row * across[bag]
-    return F.embedding_bag(places, table, first, mode="max")
+    """In which row of a table (P, C) the largest of each of R rectangles lies, of equal ones the first: (R, C).
+
+    corner: the row of the rectangle's first pixel. across: its width. counts: its pixels. stride: the map's width.
+    """
+    first = counts.cumsum(0, dtype=counts.dtype) - counts
+    bag = torch.arange(len(counts), dtype=counts.dtype, device=counts.device).repeat_interleave(counts)
+    across = across.index_select(0, bag)
+    number = torch.arange(len(bag), dtype=counts.dtype, device=counts.device) - first.index_select(0, bag)
+    row = number.div(across, rounding_mode="floor")
+    places = corner.index_select(0, bag) + number + row * (stride - across)
+    return torch.embedding_bag(table, places, first, mode=2)[3]  # mode 2 is the maximum, 3 the rows that it was in
 
 
 def _pair(size: Size) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Boxes, suppression, regions, anchors, matching against torchvision and loops written from the definitions."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -98,9 +99,13 @@ def test_roi_align_has_values_and_gradients_of_torchvision(sampling: int, aligne
         )
 
 
-def test_roi_pool_has_values_and_gradients_of_torchvision() -> None:
+def test_roi_pool_has_values_and_gradients_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(18):
         features, boxes, size, scale = regions(number)
+        if number % 2:  # of values that are equal the first has the gradient
+            features = features.detach().relu().round().requires_grad_()
+        if number > 8:  # a few boxes at a time
+            monkeypatch.setattr(sys.modules[roi_pool.__module__], "PLACES", 500)
         compare(roi_pool(features, boxes, size, scale), peer.roi_pool(features, boxes, size, scale), features)
 
 

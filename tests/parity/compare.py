@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from foveal.catalog import create
 from foveal.system import System
+from foveal.weights import translate
 
 LABELS = ("a", "b", "c", "d", "e")
 TOLERANCE = 1e-9  # relative, in float64: rounding gives about 1e-14, any difference of substance far more than 1e-9
@@ -53,18 +54,38 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """|actual - expected| / |expected|, Euclidean norms."""
+def relative_error(actual: Tensor, expected: Tensor, least: float = 0.0) -> float:
+    """|actual - expected| / |expected|, Euclidean norms, of which the second counts as no less than `least`."""
     assert actual.shape == expected.shape, f"{tuple(actual.shape)} for {tuple(expected.shape)}"
-    norm = expected.norm()
+    norm = expected.norm().clamp(min=least)
     assert norm > 0, "the oracle's value is zero, which shows nothing"
     return ((actual - expected).norm() / norm).item()
+
+
+def compare_gradients(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], tolerance: float = TOLERANCE, floor: float = 0.0
+) -> float:
+    """Asserts that both have the same gradients under the same names; returns the largest error.
+
+    floor: what the norm of one counts as at least, in parts of that of all, where some are zero but for rounding.
+    """
+    assert found.keys() == wanted.keys()
+    least = floor * torch.stack([gradient.norm() for gradient in wanted.values()]).norm().item()
+    errors = {name: relative_error(found[name], wanted[name], least) for name in wanted}
+    worst = max(errors, key=errors.__getitem__)
+    assert errors[worst] < tolerance, f"the gradient of {worst} differs by {errors[worst]:.1e}"
+    return errors[worst]
+
+
+def gradients_of(module: nn.Module) -> dict[str, Any]:
+    """None where nothing reached a parameter: an oracle may have such, a system of ours may not."""
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
 
 
 def compare_logits_and_gradients(
     system: System,
     reference: nn.Module,
-    translate: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
+    to_ours: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     *,
     size: int | tuple[int, int] = 64,
     tolerance: float = TOLERANCE,
@@ -72,7 +93,7 @@ def compare_logits_and_gradients(
     """Asserts that both give the same logits for two random images in float64, and the same gradients of them.
 
     The objective is a random combination of the logits. Gradients are those of the images and of every parameter;
-    `translate` takes what is under the oracle's names to ours. The oracle gets the images that our system normalised.
+    `to_ours` takes what is under the oracle's names to ours. The oracle gets the images that our system normalised.
 
     Returns what a row of the table of parity says: parameters, and the larger of the errors of each kind.
     """
@@ -87,19 +108,42 @@ def compare_logits_and_gradients(
     (expected * direction).sum().backward()
 
     logits_error = relative_error(logits, expected)
-    found = {name: parameter.grad for name, parameter in system.named_parameters()} | {"images": ours.grad}
-    theirs_by_name = {name: parameter.grad for name, parameter in reference.named_parameters()}
-    wanted = dict(translate(theirs_by_name)) | {"images": theirs.grad}
-    assert found.keys() == wanted.keys()
-    errors = {name: relative_error(found[name], wanted[name]) for name in wanted}
-    worst = max(errors, key=errors.__getitem__)
     assert logits_error < tolerance, f"logits differ by {logits_error:.1e}"
-    assert errors[worst] < tolerance, f"the gradient of {worst} differs by {errors[worst]:.1e}"
-    return {
-        "parameters": sum(parameter.numel() for parameter in system.parameters()),
-        "logits": logits_error,
-        "gradients": errors[worst],
-    }
+    wanted = dict(to_ours(gradients_of(reference))) | {"images": theirs.grad}
+    worst = compare_gradients(gradients_of(system) | {"images": ours.grad}, wanted, tolerance)
+    return {"parameters": parameters_of(system), "logits": logits_error, "gradients": worst}
+
+
+def compare_losses(
+    system: System,
+    reference: nn.Module,
+    losses: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    *,
+    rename: Callable[[str], str] = str,
+    tolerance: float = TOLERANCE,
+    floor: float = 0.0,
+) -> dict[str, float]:
+    """Asserts that our terms of the loss are the oracle's, and so are their gradients by every parameter of ours.
+
+    The objective is the sum of the terms, all brought to the size of one, so that none hides. `rename` takes the
+    oracle's names to those in its files, `floor` is that of `compare_gradients`.
+
+    Returns what a row of the table of parity says, with the largest error of a term as that of logits.
+    """
+    assert losses.keys() == expected.keys()
+    errors = {name: relative_error(losses[name], expected[name]) for name in expected}
+    assert max(errors.values()) < tolerance, errors
+    for terms in (losses, expected):
+        torch.stack([term / expected[name].detach() for name, term in terms.items()]).sum().backward()
+    theirs = {rename(name): gradient for name, gradient in gradients_of(reference).items() if gradient is not None}
+    wanted = translate(system, theirs)[1]
+    worst = compare_gradients(gradients_of(system), wanted, tolerance, floor)
+    return {"parameters": parameters_of(system), "logits": max(errors.values()), "gradients": worst}
+
+
+def parameters_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def by_order(reference: nn.Module, name: str, **fields: Any) -> dict[str, str]:

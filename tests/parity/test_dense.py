@@ -11,11 +11,11 @@ from torch import nn
 from foveal.catalog import create
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.detect.retinanet import sizes_from
-from foveal.structures import Batch, Objects
 from foveal.system import Preprocess
 from foveal.weights import translate
 
-from .compare import LABELS, TOLERANCE, on_meta, oracle, randomise, relative_error, row
+from .compare import LABELS, TOLERANCE, compare_losses, on_meta, oracle, randomise, relative_error, row
+from .detection import batch_with_boxes, compare_found
 
 SIZE = 128, 192
 WIDTH = 64
@@ -85,17 +85,7 @@ def pair(request, tmp_path):
 
 
 def a_batch(system):
-    draw = torch.Generator().manual_seed(1)
-    batch = system.preprocess.batch(list(torch.rand(3, 3, *SIZE, generator=draw, dtype=torch.float64)))
-    corner = torch.rand(12, 2, generator=draw, dtype=torch.float64) * torch.tensor([150, 90])
-    side = torch.rand(12, 2, generator=draw, dtype=torch.float64) * 80 + 4
-    limit = torch.tensor([SIZE[1], SIZE[0]])
-    boxes = torch.cat([corner, (corner + side).minimum(limit)], 1)
-    boxes[1], boxes[2] = boxes[0], torch.tensor([0, 0, SIZE[1], SIZE[0]])  # twice the same, and all of the image
-    labels = torch.randint(5, (12,), generator=draw)
-    labels[1] = labels[0]
-    targets = Objects(boxes[:9], labels[:9]), Objects(boxes[9:], labels[9:]), Objects(boxes[:0], labels[:0])
-    return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
+    return batch_with_boxes(system, SIZE, (9, 3, 0), alike=True)
 
 
 def theirs_of(reference, images):
@@ -129,22 +119,9 @@ def test_outputs_losses_and_gradients(pair, record_property):
     terms = system.loss(batch)
     # Their GIoU has 1e-7 square pixels more in its denominators.
     tolerance = TOLERANCE if system.name == "retinanet_resnet50_fpn" else 1e-7
-    for ours, theirs in TERMS.items():
-        assert (ours in terms) == (theirs in wanted)
-        if ours in terms:
-            assert relative_error(terms[ours], wanted[theirs]) < tolerance, ours
-
-    # Terms of like size, so that none hides in the gradients.
-    weights = {ours: 1 / float(terms[ours].detach()) for ours in terms}
-    sum(weights[ours] * terms[ours] for ours in terms).backward()
-    sum(weights[ours] * wanted[TERMS[ours]] for ours in terms).backward()
-    expected = translate(system, {name: p.grad for name, p in reference.named_parameters() if p.grad is not None})[1]
-    gradients = {name: p.grad for name, p in system.named_parameters()}
-    assert gradients.keys() == expected.keys()
-    errors = {name: relative_error(gradients[name], expected[name]) for name in expected}
-    worst = max(errors, key=errors.__getitem__)
-    assert errors[worst] < tolerance, f"the gradient of {worst} differs by {errors[worst]:.1e}"
-    figures = {"parameters": sum(p.numel() for p in system.parameters()), "logits": error, "gradients": errors[worst]}
+    wanted = {ours: wanted[theirs] for ours, theirs in TERMS.items() if theirs in wanted}
+    figures = compare_losses(system, reference, terms, wanted, tolerance=tolerance)
+    figures["logits"] = max(error, figures["logits"])
     model = type(reference).__name__
     record_property("parity", row(f"{system.name} (narrow)", "torchvision", model, "torchvision", figures))
 
@@ -155,14 +132,11 @@ def test_what_is_found(pair):
     with torch.no_grad():
         expected = reference(list(batch.images))
         found = system.decode(system(batch.images), batch)
-    for ours, theirs in zip(found, expected, strict=True):
+    for theirs in expected:
         # They tell boxes without area as well, which neither remove others nor are removed.
         seen = (theirs["boxes"][:, 2:].float() > theirs["boxes"][:, :2].float()).all(1)
-        boxes, labels, scores = (theirs[key][seen] for key in ("boxes", "labels", "scores"))
-        assert len(ours) == len(boxes) >= 20
-        assert torch.equal(ours.labels, labels)
-        assert relative_error(ours.scores, scores.float()) < 1e-6  # ours tells float32
-        assert relative_error(ours.boxes, boxes.float()) < 1e-6
+        theirs |= {key: values[seen] for key, values in theirs.items()}
+    compare_found(found, expected)
 
 
 @pytest.mark.parametrize("name", ["retinanet_resnet50_fpn", "fcos_resnet50_fpn"])

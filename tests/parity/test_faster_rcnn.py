@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from foveal.catalog import create
-from foveal.structures import Batch, Objects
 from foveal.system import Preprocess
 from foveal.weights import fits, translate
 
-from .compare import LABELS, TOLERANCE, on_meta, oracle, randomise, relative_error, row
+from .compare import LABELS, TOLERANCE, compare_losses, on_meta, oracle, randomise, relative_error, row
+from .detection import batch_with_boxes, compare_found
 
 SIZE = 128, 192
 SIZES = ((16,), (32,), (64,), (96,), (160,))
@@ -30,6 +30,12 @@ FIELDS = {
     "shortlist": ALL,
     "detections": ALL,
     "preprocess": Preprocess(SIZE, "squash", 1.0, (0.5,) * 3, (0.25,) * 3),
+}
+TERMS = {
+    "objectness": "loss_objectness",
+    "proposal_box": "loss_rpn_box_reg",
+    "class": "loss_classifier",
+    "box": "loss_box_reg",
 }
 SECOND = {"pyramid_norm": True, "depth": 2, "convolutions": 2, "layers": 1}
 
@@ -92,22 +98,9 @@ def pair(request, tmp_path):
     return system.double().eval(), reference.double().eval()
 
 
-def a_batch(system):
-    draw = torch.Generator().manual_seed(1)
-    batch = system.preprocess.batch(list(torch.rand(2, 3, *SIZE, generator=draw, dtype=torch.float64)))
-    corner = torch.rand(12, 2, generator=draw, dtype=torch.float64) * torch.tensor([150, 90])
-    side = torch.rand(12, 2, generator=draw, dtype=torch.float64) * 80 + 4
-    limit = torch.tensor([SIZE[1], SIZE[0]])
-    boxes = torch.cat([corner, (corner + side).minimum(limit)], 1)
-    boxes[1], boxes[2] = boxes[0], torch.tensor([0, 0, SIZE[1], SIZE[0]])  # twice the same, and all of the image
-    labels = torch.randint(5, (12,), generator=draw)
-    targets = Objects(boxes[:9], labels[:9]), Objects(boxes[9:], labels[9:])
-    return Batch(batch.images, targets, batch.indices, batch.affines, batch.sizes)
-
-
 def test_outputs_and_proposals(pair):
     system, reference = pair
-    batch = a_batch(system)
+    batch = batch_with_boxes(system, SIZE)
     with torch.no_grad():
         found = system(batch.images)
         images = reference.transform(list(batch.images))[0]
@@ -128,7 +121,7 @@ def test_outputs_and_proposals(pair):
 
 def test_losses_and_gradients(pair, record_property):
     system, reference = pair
-    batch = a_batch(system)
+    batch = batch_with_boxes(system, SIZE)
     reference.train()
     for module in reference.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -141,45 +134,22 @@ def test_losses_and_gradients(pair, record_property):
 
     reference.rpn.assign_targets_to_anchors = exactly
     targets = [{"boxes": each.boxes, "labels": each.labels + 1} for each in batch.targets]
-    expected = reference(list(batch.images), targets)
-    losses = system.loss(batch)
-    named = {
-        "objectness": "loss_objectness",
-        "proposal_box": "loss_rpn_box_reg",
-        "class": "loss_classifier",
-        "box": "loss_box_reg",
-    }
-    assert losses.keys() == named.keys()
-    errors = {name: abs(float(losses[name].detach() / expected[named[name]].detach()) - 1) for name in named}
-    assert max(errors.values()) < TOLERANCE, errors
-
-    weighed = dict(zip(named, (1.0, 0.7, 1.3, 0.9), strict=True))
-    sum(weighed[name] * losses[name] for name in named).backward()
-    sum(weighed[name] * expected[named[name]] for name in named).backward()
-    wanted = translate(system, {name: parameter.grad for name, parameter in reference.named_parameters()})[1]
-    gradients = {name: parameter.grad for name, parameter in system.named_parameters()}
-    assert gradients.keys() == wanted.keys()
-    wrong = {name: relative_error(gradients[name], wanted[name]) for name in wanted}
-    worst = max(wrong, key=wrong.__getitem__)
-    assert wrong[worst] < TOLERANCE, f"the gradient of {worst} differs by {wrong[worst]:.1e}"
+    said = reference(list(batch.images), targets)
+    expected = {ours: said[theirs] for ours, theirs in TERMS.items()}
+    figures = compare_losses(system, reference, system.loss(batch), expected)
     variant = "fasterrcnn_resnet50_fpn" + ("_v2" if system.spec.convolutions else "") + " (narrow)"
-    count = sum(parameter.numel() for parameter in system.parameters())
-    figures = {"parameters": count, "logits": max(errors.values()), "gradients": wrong[worst]}
     record_property("parity", row(variant, "torchvision", "FasterRCNN", "torchvision", figures))
 
 
 def test_what_is_found(pair):
     system, reference = pair
-    batch = a_batch(system)
+    batch = batch_with_boxes(system, SIZE)
     with torch.no_grad():
-        theirs = reference(list(batch.images))
+        expected = reference(list(batch.images))
         found = system.decode(system(batch.images), batch)
-    for each, expected in zip(found, theirs, strict=True):
-        each = each[((each.boxes[:, 2:] - each.boxes[:, :2]) >= 0.01).all(1)]  # it does not tell of smaller ones
-        assert len(each) == len(expected["boxes"]) > 20
-        assert torch.equal(each.labels, expected["labels"] - 1)
-        assert relative_error(each.scores.double(), expected["scores"]) < 1e-6
-        assert relative_error(each.boxes.double(), expected["boxes"]) < 1e-6
+    # It does not tell of smaller ones, and numbers labels from one.
+    found = [each[((each.boxes[:, 2:] - each.boxes[:, :2]) >= 0.01).all(1)] for each in found]
+    compare_found(found, [each | {"labels": each["labels"] - 1} for each in expected])
 
 
 def test_old_files_have_other_names_and_no_eps(tmp_path):

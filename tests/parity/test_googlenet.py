@@ -9,7 +9,7 @@ from foveal.catalog import create, variant
 from foveal.structures import Batch, Label
 from foveal.weights import translate
 
-from .compare import LABELS, TOLERANCE, compare_logits_and_gradients, oracle, randomise, relative_error, row
+from .compare import LABELS, compare_logits_and_gradients, compare_losses, oracle, randomise, relative_error, row
 
 
 def build(**fields):
@@ -49,18 +49,7 @@ def test_training_with_auxiliary_classifiers_equal_to_torchvision(tmp_path, reco
         "auxiliary1": 0.3 * nn.functional.cross_entropy(outputs.aux_logits1, truth),
         "auxiliary2": 0.3 * nn.functional.cross_entropy(outputs.aux_logits2, truth),
     }
-    assert losses.keys() == expected.keys()
-    errors = {name: relative_error(losses[name], expected[name]) for name in expected}
-    assert max(errors.values()) < TOLERANCE, errors
-    sum(losses.values()).backward()
-    sum(expected.values()).backward()
-    wanted = translate(system, {name: parameter.grad for name, parameter in reference.named_parameters()})[1]
-    found = {name: parameter.grad for name, parameter in system.named_parameters()}
-    assert found.keys() == wanted.keys()
-    gradients = {name: relative_error(found[name], wanted[name]) for name in wanted}
-    assert max(gradients.values()) < 1e-8, max(gradients, key=gradients.__getitem__)
-    figures = {"logits": max(errors.values()), "gradients": max(gradients.values())}
-    figures |= {"parameters": sum(parameter.numel() for parameter in system.parameters())}
+    figures = compare_losses(system, reference, losses, expected)
     record_property("parity", row("googlenet (loss in training)", "torchvision", "googlenet", "torchvision", figures))
     statistics = translate(system, reference.state_dict())[1]
     for name, value in system.state_dict().items():
