@@ -17,7 +17,7 @@ from common import arguments, machine, paired, report, spread, within
 import foveal
 from foveal.generate import autoregressive
 
-NAMES = ("pixelcnn_nano", "gated_pixelcnn_nano")
+NAMES = ("pixelcnn_nano", "gated_pixelcnn_nano", "pixelrnn_row_nano", "pixelrnn_diagonal_nano")
 SIDE = 28
 TARGET = 10.0  # times faster than the naive loop
 
@@ -33,11 +33,12 @@ def timed(system: Any, count: int, seed: int, *, cached: bool) -> tuple[float, t
 def main() -> None:
     parser = arguments(__doc__, rounds=2)
     parser.add_argument("--count", type=int, default=4, help="images that are made together (default 4)")
+    parser.add_argument("--names", nargs="+", default=NAMES, help="systems (default: all)")
     options = parser.parse_args()
     document: dict[str, Any] = {"machine": machine(), "count": options.count, "systems": {}}
     table = [["system", "naive: seconds", "cached: seconds", "times (min-max)", "asked twice", "target"]]
     whole = autoregressive._whole
-    for name in NAMES:
+    for name in options.names:
         torch.manual_seed(0)
         system = foveal.create(name, image_size=SIDE)
         clock: dict[str, list[float]] = {"naive": [], "cached": []}

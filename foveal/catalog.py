@@ -70,6 +70,7 @@ FAMILIES = {
     "generate.ddpm:DDPM": "ddpm_cifar10 ddpm_nano",
     "generate.pixelcnn:PixelCNN": "pixelcnn pixelcnn_nano",
     "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",
+    "generate.pixelrnn:PixelRNN": "pixelrnn_row pixelrnn_row_nano pixelrnn_diagonal pixelrnn_diagonal_nano",
 }
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 

@@ -16,6 +16,7 @@ arXiv:1606.05328, equation 4).
 Departs from the paper: residual connections are the only ones, without those from each layer to the output.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,11 @@ def with_class(x: Tensor, bias: nn.Embedding | None, classes: Tensor | None) -> 
     return x if bias is None or classes is None else x + bias(classes)[..., None, None]
 
 
+def features_of(width: int, channels: int) -> tuple[Tensor, Tensor]:
+    """The channel that each feature belongs to, within blocks (h,) and between them (2h,)."""
+    return channel_of(width, channels), channel_of(2 * width, channels)
+
+
 class Block(nn.Module):
     """y = x + expand(relu(conv(relu(reduce(relu(x)) + bias of the class)))). (B, 2h, H, W) -> the same."""
 
@@ -78,10 +84,11 @@ class Block(nn.Module):
         return x + self.expand(relu(self.conv(relu(y), memory)), memory)
 
 
-class PixelCNNNetwork(GridNetwork):
-    """Over grids of any size; width, blocks, kernel, first and head as PixelCNNSpec has them.
+class ResidualNetwork(GridNetwork):
+    """Over grids of any size; width, first and head as PixelCNNSpec has them.
 
-    classes: how many the grids can be of; 0 for a network that knows of none.
+    blocks: what stands between the first layer and the head; each, called with x (B, 2h, H, W), the classes and the
+            memory, gives the same shape, of features of the channels that `features_of` tells.
     channels, levels, embedding: as of every GridNetwork.
     """
 
@@ -89,19 +96,18 @@ class PixelCNNNetwork(GridNetwork):
         self,
         channels: int,
         levels: int,
+        blocks: Iterable[nn.Module],
         *,
         width: int,
-        blocks: int,
-        kernel: int,
         first: int,
         head: int,
-        classes: int = 0,
         embedding: int | None = None,
     ) -> None:
         super().__init__(channels, levels, embedding)
-        inner, outer, last = (channel_of(features, channels) for features in (width, 2 * width, head))
+        _, outer = features_of(width, channels)
+        last = channel_of(head, channels)
         self.first = CausalConv2d(self.inputs, outer, first, own=False)
-        self.blocks = nn.ModuleList(Block(inner, outer, kernel, classes) for _ in range(blocks))
+        self.blocks = nn.ModuleList(blocks)
         self.head = CausalConv2d(outer, last)
         self.output = CausalConv2d(last, channel_of(channels * levels, channels))
 
@@ -122,6 +128,37 @@ class PixelCNNNetwork(GridNetwork):
             return self.by_level(logits)[..., 0, 0]
 
         return step
+
+
+class PixelCNNNetwork(ResidualNetwork):
+    """Over grids of any size; width, blocks, kernel, first and head as PixelCNNSpec has them.
+
+    classes: how many the grids can be of; 0 for a network that knows of none.
+    channels, levels, embedding: as of every GridNetwork.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        levels: int,
+        *,
+        width: int,
+        blocks: int,
+        kernel: int,
+        first: int,
+        head: int,
+        classes: int = 0,
+        embedding: int | None = None,
+    ) -> None:
+        super().__init__(
+            channels,
+            levels,
+            (Block(*features_of(width, channels), kernel, classes) for _ in range(blocks)),
+            width=width,
+            first=first,
+            head=head,
+            embedding=embedding,
+        )
 
 
 class PixelCNN(Autoregressive):
