@@ -28,6 +28,7 @@ FAMILIES = {
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
     "classify.vgg:VGG": "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn vgg_nano",
     "classify.googlenet:GoogLeNet": "googlenet googlenet_paper googlenet_nano",
+    "classify.inception:InceptionV3": "inception_v3 inception_v3_fid inception_v3_nano",
     "classify.resnet:ResNet": "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 "
     "resnext50_32x4d resnext101_32x8d resnext101_64x4d resnetv2_18 resnetv2_34 resnetv2_50 resnetv2_101 resnetv2_152 "
     "resnet20_cifar resnet32_cifar resnet44_cifar resnet56_cifar resnet110_cifar resnet_nano resnet10_nano",

@@ -31,6 +31,7 @@ NAMES = (
     "zfnet_nano",
     "vgg_nano",
     "googlenet_nano",
+    "inception_v3_nano",
     "resnet_nano",
     "senet_nano",
     "densenet_nano",

@@ -18,11 +18,12 @@ ALEXNET = (
 )
 
 UNIT = r"(conv|bn)\."
+OURS = {"conv": "conv", "bn": "norm"}
 
 
 def unit(begin: str) -> Callable[[re.Match[str]], str]:
     """For names that end with UNIT: the template `begin`, with our word for it."""
-    return lambda name: name.expand(begin) + {"conv": "conv.", "bn": "norm."}[name[name.re.groups]]
+    return lambda name: f"{name.expand(begin)}{OURS[name[name.re.groups]]}."
 
 
 MODULE = r"inception(\d)([a-e])\."
@@ -36,6 +37,30 @@ GOOGLENET = (
     Rule(r"aux(\d)\.conv\." + UNIT, unit(r"auxiliary\1.reduce.")),
     Rule(r"aux(\d)\.fc1\.", r"auxiliary\1.fc."),
     Rule(r"aux(\d)\.fc2\.", r"auxiliary\1.output."),
+    Rule(r"fc\.", "classifier."),
+)
+
+# Which branch of ours a layer is of. Modules "a", which halve the maps, have no 1x1 that comes first.
+MIXED = {"1x1": 0, "5x5": 1, "7x7": 1, "3x3": 1, "3x3dbl": 2, "7x7dbl": 2, "_pool": 3}
+HALVING = {"3x3": 0, "3x3dbl": 1, "7x7x3": 1}
+
+
+def mixed(name: re.Match[str]) -> str:
+    """Layers of a branch are counted from 1, unless it has but one; those with a and b lie side by side."""
+    branch = (HALVING if name[2] == "a" else MIXED)[name[3]]
+    layer = {"a": "fork.wide", "b": "fork.high"}.get(name[5], f"unit{name[4] or 1}")
+    return f"stage{int(name[1]) - 4}.{name[2]}.branches.{branch}.{layer}.{OURS[name[6]]}."
+
+
+INCEPTION_STEM = {"1a_3x3": 1, "2a_3x3": 2, "2b_3x3": 3, "3b_1x1": 4, "4a_3x3": 5}
+
+INCEPTION = (
+    Rule(r"Conv2d_(\d[ab]_\dx\d)\." + UNIT, lambda name: f"stem.unit{INCEPTION_STEM[name[1]]}.{OURS[name[2]]}."),
+    Rule(r"Mixed_([67])(a)\.branch(3x3|3x3dbl|7x7x3)(?:_(\d)([ab])?)?\." + UNIT, mixed),
+    Rule(r"Mixed_([5-7])([b-e])\.branch([357]x[357](?:dbl)?|1x1|_pool)(?:_(\d)([ab])?)?\." + UNIT, mixed),
+    Rule(r"AuxLogits\.conv0\." + UNIT, unit("auxiliary.reduce.")),
+    Rule(r"AuxLogits\.conv1\." + UNIT, unit("auxiliary.hidden.")),
+    Rule(r"AuxLogits\.fc\.", "auxiliary.output."),
     Rule(r"fc\.", "classifier."),
 )
 
@@ -275,6 +300,7 @@ def fcos(system: Any) -> list[Rule]:
 FAMILIES: dict[str, Table] = {
     "AlexNet": ALEXNET,
     "GoogLeNet": GOOGLENET,
+    "InceptionV3": INCEPTION,
     "VGG": vgg,
     "DenseNet": DENSENET,
     "ResNet": RESNET,
