@@ -52,11 +52,17 @@ def _message(box: str) -> str:
 
 
 def find_system(
-    run_or_name: str, weights: str | None = None, *, device: str | None = "cpu", untrained: bool = False
+    run_or_name: str,
+    weights: str | None = None,
+    *,
+    device: str | None = "cpu",
+    untrained: bool = False,
+    flag: str = "--weights",
 ) -> Any:
     """The system of a run or checkpoint, or of a catalog name with weights, on a device (None: the best there is).
 
     untrained: a bare name will do.
+    flag:      what the weights are given by.
     """
     from foveal.catalog import create, trained
     from foveal.train.prepare import find_device
@@ -65,11 +71,11 @@ def find_system(
     found = find_device(device)
     if Path(run_or_name).exists():
         if weights:
-            raise InputError(f"{run_or_name} is a run, which has its own weights: leave out --weights")
+            raise InputError(f"{run_or_name} is a run, which has its own weights: leave out {flag}")
     elif run_or_name in ENTRIES and (weights or untrained):
         return create(run_or_name, weights=weights).to(found)
     elif run_or_name in ENTRIES and run_or_name not in PACKAGED:
-        raise InputError(f"{run_or_name} has no trained weights here: add --weights FILE, or name a run instead")
+        raise InputError(f"{run_or_name} has no trained weights here: add {flag} FILE, or name a run instead")
     return trained(run_or_name).to(found)
 
 

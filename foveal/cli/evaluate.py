@@ -30,6 +30,9 @@ class Evaluate:
     judge: str | None = None
     """Of a system that makes images: the classifier that looks at them, a run, a checkpoint or a name with packaged
     weights; default one that knows the classes of the data, if there is one."""
+    judge_weights: str | None = None
+    """Published weights for a judge given by its name; with --judge inception_v3_fid and those known as
+    pt_inception-2015-12-05 the figure `frechet` is the usual FID."""
     batch_size: int = 64
     """Images that are in memory together."""
     workers: int | None = None
@@ -47,6 +50,9 @@ def run(words: list[str]) -> None:
     from foveal.data.sources import load_dataset
     from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
 
+    if options.judge_weights and not options.judge:
+        raise InputError("--judge-weights has no effect alone: add --judge NAME, such as inception_v3_fid")
+
     if options.out:
         check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device)
@@ -57,7 +63,10 @@ def run(words: list[str]) -> None:
     dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
-    measured = measure(system, loader, evaluators=judged(system, dataset, options.judge))
+    judge = None
+    if options.judge:
+        judge = find_system(options.judge, options.judge_weights, device=options.device, flag="--judge-weights")
+    measured = measure(system, loader, evaluators=judged(system, dataset, judge))
     document = {
         "system": options.system,
         "data": options.data,

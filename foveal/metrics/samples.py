@@ -11,17 +11,24 @@ def frechet_distance(real: Tensor, made: Tensor) -> float:
     Heusel et al. 2017, "GANs trained by a two time-scale update rule", arXiv:1706.08500, with features of Inception.
     Few images make it larger than it is: compare figures of equal numbers of images only.
     """
-    (mean, covariance), (other_mean, other) = (_moments(features) for features in (real, made))
-    # The eigenvalues of C C' are those of C^(1/2) C' C^(1/2), which is symmetric.
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ other @ root).clamp(min=0).sqrt().sum()
-    return float((mean - other_mean).square().sum() + covariance.trace() + other.trace() - 2 * cross)
+    (mean, x), (other_mean, y) = (_centred(features) for features in (real, made))
+    if max(len(x), len(y)) < x.shape[1]:
+        # C = X^T X and C' = Y^T Y: the eigenvalues of C C' that are not zero are those of X Y^T (X Y^T)^T, which is
+        # smaller, and of no rounding where C has no inverse.
+        cross = torch.linalg.svdvals(x @ y.T).sum()
+    else:
+        # The eigenvalues of C C' are those of C^(1/2) C' C^(1/2), which is symmetric.
+        values, vectors = torch.linalg.eigh(x.T @ x)
+        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+        cross = torch.linalg.eigvalsh(root @ (y.T @ y) @ root).clamp(min=0).sqrt().sum()
+    return float((mean - other_mean).square().sum() + x.square().sum() + y.square().sum() - 2 * cross)
 
 
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
+def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean (D,), and rows (N, D) whose products are the covariance."""
     features = features.double()
-    return features.mean(0), torch.atleast_2d(features.T.cov())
+    mean = features.mean(0)
+    return mean, (features - mean) / (len(features) - 1) ** 0.5
 
 
 def precision_recall(real: Tensor, made: Tensor, k: int = 3) -> tuple[float, float]:

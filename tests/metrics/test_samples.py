@@ -33,6 +33,16 @@ def test_frechet_distance_of_few_and_of_equal_features() -> None:
     assert frechet_distance(draw(0, 3), draw(1, 3, 9.0)) > 0  # covariances without an inverse
 
 
+def test_frechet_distance_of_fewer_than_there_are_features() -> None:
+    """By the eigenvalues of C C', nearly all of which are zero."""
+    real, made = draw(0, 4), draw(1, 3, 0.5)
+    one, other = (np.cov(features.double().numpy(), rowvar=False) for features in (real, made))
+    cross = np.sqrt(np.linalg.eigvals(one @ other).real.clip(min=0)).sum()
+    apart = float((real.double().mean(0) - made.double().mean(0)).square().sum())
+    wanted = apart + np.trace(one) + np.trace(other) - 2 * cross
+    assert abs(frechet_distance(real, made) / wanted - 1) < 1e-6
+
+
 def test_precision_and_recall_by_loops() -> None:
     real, made = draw(0, 40), draw(1, 30, 0.8)
 

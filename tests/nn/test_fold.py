@@ -15,6 +15,7 @@ LEFT = {
     "vgg_nano": 0,
     "mobilenet_v3_nano": 0,
     "googlenet_nano": 2,  # of the auxiliary classifiers, which do not answer
+    "inception_v3_nano": 2,
     "vit_nano": 0,
 }
 
