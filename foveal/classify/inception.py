@@ -4,24 +4,26 @@ vision", arXiv:1512.00567.
 GoogLeNet's modules with their large convolutions taken apart. A 5x5 becomes two 3x3 one after another, an n x n becomes
 1 x n and n x 1, which see as much for less:
 
-    A, at 35 x 35:  y = [1x1; 5x5(1x1); 3x3(3x3(1x1)); 1x1(average)]                           the 5x5 of one branch stays
+    A, at 35 x 35:  y = [1x1; 5x5(1x1); 3x3(3x3(1x1)); 1x1(average)]             the 5x5 of one branch stays
     C, at 17 x 17:  y = [1x1; 7x1(1x7(1x1)); 1x7(7x1(1x7(7x1(1x1)))); 1x1(average)]
-    E, at  8 x  8:  y = [1x1; (1x3 | 3x1)(1x1); (1x3 | 3x1)(3x3(1x1)); 1x1(average)]           | is side by side
+    E, at  8 x  8:  y = [1x1; (1x3 | 3x1)(1x1); (1x3 | 3x1)(3x3(1x1)); 1x1(average)]       | is side by side
 
-Between them modules with stride 2 halve the maps by convolution and max-pooling side by side (B, D), so that nothing has
-to be squeezed through few channels. An auxiliary classifier on the last C adds its loss in training.
+Between them modules with stride 2 halve the maps by convolution and max-pooling side by side (B, D), so that nothing
+has to be squeezed through few channels. An auxiliary classifier on the last C adds its loss in training.
 
 `inception_v3` is the network of torchvision's and timm's weights, which Google trained; pixels are in [-1, 1], which
 torchvision's `transform_input` makes of its usual normalisation. `inception_v3_fid` is the network of the usual Frechet
-distances (Heusel et al. 2017, arXiv:1706.08500), whose weights are known as pt_inception-2015-12-05: it has 1008 outputs,
-whose classes the file does not name, averages do not count the zeros around a map, the last module takes the largest
-value for the average, and there is no auxiliary classifier. Its `features` are the 2048 averages of the last maps, of
-images brought to 299 x 299 pixels. Smaller images are enlarged as others do it; larger ones are antialiased, as Parmar,
-Zhang and Zhu 2021 advise (arXiv:2104.11222), where others are not: then figures are not to be compared with theirs.
+Inception distances (FID, Heusel et al. 2017, arXiv:1706.08500), whose weights are known as pt_inception-2015-12-05: it
+has 1008 outputs, whose classes the file does not name, averages do not count the zeros around a map, the last module
+takes the largest value for the average, and there is no auxiliary classifier. Its `features` are the 2048 averages of
+the last maps, of images brought to 299 x 299 pixels. Smaller images are enlarged as others do it; larger ones are
+antialiased, as Parmar, Zhang and Zhu 2021 advise (arXiv:2104.11222), where others are not: then figures are not to be
+compared with theirs.
 
-Departs from the paper: weights start with He's deviation; the auxiliary classifier takes maps of less than 17 x 17, for
-which it is not made, by their averages over 5 x 5 parts; the weight of its loss is that of Google's code, as the paper
-gives none.
+Departs from the paper: the stem and the 5x5 of A are those of the published weights, where table 1 has convolutions in
+place of the second pooling, and figure 5 two 3x3; weights start with He's deviation; the auxiliary classifier takes
+maps of less than 17 x 17, for which it is not made, by their averages over 5 x 5 parts; its loss is weighed as in
+Google's code, as the paper does not say how.
 """
 
 from collections import OrderedDict
@@ -46,38 +48,44 @@ WIDTH = 32  # channels of the first convolution; those of all others below are f
 
 
 @dataclass(frozen=True)
-class Module:
-    """branches: the convolutions of each; one with stride 2 makes maps smaller. pooled: channels after the pooling, 0 for
-    those that enter it. forked: branches, counted from 0, that end in 1x3 and 3x1 side by side, of so many channels."""
+class Layout:
+    """A module's branches.
+
+    branches: the convolutions of each; one with stride 2 makes maps smaller.
+    pooled:   channels of the branch with the pooling; 0 for the pooling alone, with stride 2.
+    forked:   branches, counted from 0, that end in 1x3 and 3x1 side by side, and the channels of each of these.
+    """
 
     branches: tuple[tuple[Step, ...], ...]
     pooled: int = 0
     forked: Mapping[int, int] | None = None
 
 
-def a(pooled: int) -> Module:
+def a(pooled: int) -> Layout:
+    """Of stage1, at 35 x 35."""
     five = ((48, ONE, 1), (64, FIVE, 1))
     three = ((64, ONE, 1), (96, THREE, 1), (96, THREE, 1))
-    return Module((((64, ONE, 1),), five, three), pooled)
+    return Layout((((64, ONE, 1),), five, three), pooled)
 
 
-def c(inner: int) -> Module:
+def c(inner: int) -> Layout:
+    """Of stage2, at 17 x 17: figure 6 of the paper, with `inner` channels between convolutions."""
     once = ((inner, ONE, 1), (inner, WIDE, 1), (192, HIGH, 1))
     twice = ((inner, ONE, 1), (inner, HIGH, 1), (inner, WIDE, 1), (inner, HIGH, 1), (192, WIDE, 1))
-    return Module((((192, ONE, 1),), once, twice), 192)
+    return Layout((((192, ONE, 1),), once, twice), 192)
 
 
-B = Module((((384, THREE, 2),), ((64, ONE, 1), (96, THREE, 1), (96, THREE, 2))))
-D = Module(
+B = Layout((((384, THREE, 2),), ((64, ONE, 1), (96, THREE, 1), (96, THREE, 2))))
+D = Layout(
     (
         ((192, ONE, 1), (320, THREE, 2)),
         ((192, ONE, 1), (192, WIDE, 1), (192, HIGH, 1), (192, THREE, 2)),
     )
 )
-E = Module((((320, ONE, 1),), ((384, ONE, 1),), ((448, ONE, 1), (384, THREE, 1))), 192, {1: 384, 2: 384})
+E = Layout((((320, ONE, 1),), ((384, ONE, 1),), ((448, ONE, 1), (384, THREE, 1))), 192, {1: 384, 2: 384})
 
 # By stage, under the letters that publishers know them by.
-STAGES: tuple[dict[str, Module], ...] = (
+STAGES: tuple[dict[str, Layout], ...] = (
     {"b": a(32), "c": a(64), "d": a(64)},
     {"a": B, "b": c(128), "c": c(160), "d": c(160), "e": c(192)},
     {"a": D, "b": E, "c": E},
@@ -148,23 +156,23 @@ class Inception(nn.Module):
     """(B, channels, H, W) -> (B, out, H, W), or (B, out, (H - 1) / 2, (W - 1) / 2), rounded down: its branches side by
     side. `largest`: the pooling takes the largest value of a window also where it keeps the maps' size."""
 
-    def __init__(self, spec: InceptionSpec, channels: int, module: Module, largest: bool = False) -> None:
+    def __init__(self, spec: InceptionSpec, channels: int, layout: Layout, largest: bool = False) -> None:
         super().__init__()
         self.branches = nn.ModuleList()
         self.out = 0
-        for place, steps in enumerate(module.branches):
+        for place, steps in enumerate(layout.branches):
             before, layers = channels, OrderedDict[str, nn.Module]()
             for number, (paper, size, stride) in enumerate(steps, 1):
                 out = spec.channels(paper)
                 layers[f"unit{number}"] = unit(before, out, size, stride, padded=stride == 1)
                 before = out
-            if module.forked and place in module.forked:
-                out = spec.channels(module.forked[place])
+            if layout.forked and place in layout.forked:
+                out = spec.channels(layout.forked[place])
                 layers["fork"] = Fork(before, out)
                 before = 2 * out
             self.branches.append(nn.Sequential(layers))
             self.out += before
-        pooled = spec.channels(module.pooled)
+        pooled = spec.channels(layout.pooled)
         if pooled:
             average = nn.AvgPool2d(3, 1, padding=1, count_include_pad=spec.count_padding)
             pool = nn.MaxPool2d(3, 1, padding=1) if largest else average
@@ -205,7 +213,7 @@ def auxiliary_classifier(spec: InceptionSpec, channels: int) -> nn.Sequential:
 
 
 def stem(spec: InceptionSpec) -> nn.Sequential:
-    """(B, 3, H, W) -> (B, 192, H / 8, W / 8) less a border, 35 x 35 of 299 x 299; or (B, 192, H, W) of the small one."""
+    """(B, 3, H, W) -> (B, 192, H / 8, W / 8) less a border, 35 x 35 of 299 x 299; the small one (B, 192, H, W)."""
     images, widths = spec.preprocess.channels, list(map(spec.channels, (32, 32, 64, 80, 192)))
     if spec.stem == "small":
         units = unit(images, widths[0], THREE), unit(widths[0], widths[4], THREE)
@@ -234,12 +242,12 @@ class InceptionV3(Classifier):
         self.stem = stem(spec)
         channels, outs = spec.channels(192), []
         # (B, 192, 35, 35) -> (B, 288, 35, 35) -> (B, 768, 17, 17) -> (B, 2048, 8, 8)
-        for stage, (depth, modules) in enumerate(zip(spec.depths, STAGES, strict=True), 1):
-            kept = list(modules.items())[: depth + ("a" in modules)]  # what makes the maps smaller is always there
+        for stage, (depth, layouts) in enumerate(zip(spec.depths, STAGES, strict=True), 1):
+            kept = list(layouts.items())[: depth + ("a" in layouts)]  # what makes the maps smaller is always there
             layers: OrderedDict[str, nn.Module] = OrderedDict()
-            for letter, module in kept:
+            for letter, layout in kept:
                 largest = spec.last_pool == "max" and stage == 3 and letter == kept[-1][0]
-                layers[letter] = made = Inception(spec, channels, module, largest)
+                layers[letter] = made = Inception(spec, channels, layout, largest)
                 channels = made.out
             self.add_module(f"stage{stage}", nn.Sequential(layers))
             outs.append(channels)

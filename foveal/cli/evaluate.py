@@ -31,8 +31,8 @@ class Evaluate:
     """Of a system that makes images: the classifier that looks at them, a run, a checkpoint or a name with packaged
     weights; default one that knows the classes of the data, if there is one."""
     judge_weights: str | None = None
-    """Published weights for a judge given by its name; with --judge inception_v3_fid and those known as
-    pt_inception-2015-12-05 the figure `frechet` is the usual FID."""
+    """Published weights for a judge given by its name; --judge inception_v3_fid takes those known as
+    pt_inception-2015-12-05, by whose features others tell the FID."""
     batch_size: int = 64
     """Images that are in memory together."""
     workers: int | None = None

@@ -1,4 +1,4 @@
-"""What the parity tests of Inception v3 cannot see: the shapes of the paper, small maps, files, settings."""
+"""What the parity tests of Inception v3 cannot see: the costs, small maps, files, settings."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def batch_of(images):
 
 
 def test_costs_and_shapes_are_the_known_ones():
-    """Parameters and 5.713 billion multiply-accumulates as torchvision publishes them; table 1 of the paper."""
+    """Parameters and 5.713 billion multiply-accumulates as torchvision publishes them; the maps."""
     with torch.device("meta"):
         found = cost(create("inception_v3"))
         bare, fid = create("inception_v3", auxiliary=False), create("inception_v3_fid")
@@ -86,7 +86,9 @@ def test_weights_with_and_without_the_auxiliary_classifier(tmp_path):
     assert system.misfit(system.state_dict()) is None
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("inception_v3", 75), ("inception_v3_fid", 75), ("inception_v3_nano", 7)])
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("inception_v3", 75), ("inception_v3_fid", 75), ("inception_v3_nano", 7)]
+)
 def test_the_smallest_image(name, smallest):
     system = create(name, image_size=smallest, **SMALL)
     assert system(torch.rand(1, 3, smallest, smallest + 5)).isfinite().all()

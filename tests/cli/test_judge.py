@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> Path:
 
 
 def distance(real: Tensor, made: Tensor) -> float:
-    """Between few: with the rows X, Y less their means, over (n - 1)^0.5, tr (C C')^0.5 is the nuclear norm of X Y^T."""
+    """Between few: of rows X, Y less their means, over (n - 1)^0.5, tr (C C')^0.5 is the nuclear norm of X Y^T."""
     x, y = ((rows - rows.mean(0)) / (len(rows) - 1) ** 0.5 for rows in (real.double(), made.double()))
     apart = (real.double().mean(0) - made.double().mean(0)).square().sum()
     return float(apart + x.square().sum() + y.square().sum() - 2 * torch.linalg.matrix_norm(x @ y.T, "nuc"))

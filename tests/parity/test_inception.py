@@ -1,4 +1,4 @@
-"""Inception v3 against torchvision and timm; that of the usual Frechet distances against torchvision's modules, changed."""
+"""Inception v3 against torchvision and timm; that of the usual FID against torchvision's modules, changed."""
 
 import torch
 from safetensors.torch import save_file
@@ -26,9 +26,7 @@ def test_equal_to_torchvision_of_a_whole_file(tmp_path, record_property):
     file.unlink()
     assert translate(system, reference.state_dict())[0] == "torchvision"
     reference.AuxLogits = None
-    figures = compare_logits_and_gradients(
-        system, reference, lambda state: translate(system, state)[1], size=(75, 101)
-    )
+    figures = compare_logits_and_gradients(system, reference, lambda state: translate(system, state)[1], size=(75, 101))
     told = row("inception_v3 (of a whole file, 75 x 101)", "torchvision", "inception_v3", "torchvision", figures)
     record_property("parity", told)
 
@@ -40,8 +38,8 @@ def test_equal_to_timm(compare_by_file):
 
 
 def test_training_with_the_auxiliary_classifier_equal_to_torchvision(record_property):
-    """At the paper's height, below which torchvision cannot run it; a width of which the auxiliary classifier sees three
-    parts. Both losses, their gradients, and the statistics."""
+    """At the paper's height, below which torchvision cannot run it, and a width of which the auxiliary classifier sees
+    three parts. Both losses, their gradients, and the statistics."""
     reference = randomise(build(dropout=0.0))
     system = create("inception_v3", labels=LABELS, dropout=0.0)
     system.load_state_dict(translate(system, reference.state_dict())[1])
