@@ -55,9 +55,12 @@ def mixed(name: re.Match[str]) -> str:
 INCEPTION_STEM = {"1a_3x3": 1, "2a_3x3": 2, "2b_3x3": 3, "3b_1x1": 4, "4a_3x3": 5}
 
 INCEPTION = (
-    Rule(r"Conv2d_(\d[ab]_\dx\d)\." + UNIT, lambda name: f"stem.unit{INCEPTION_STEM[name[1]]}.{OURS[name[2]]}."),
+    Rule(
+        r"Conv2d_(1a_3x3|2a_3x3|2b_3x3|3b_1x1|4a_3x3)\." + UNIT,
+        lambda name: f"stem.unit{INCEPTION_STEM[name[1]]}.{OURS[name[2]]}.",
+    ),
     Rule(r"Mixed_([67])(a)\.branch(3x3|3x3dbl|7x7x3)(?:_(\d)([ab])?)?\." + UNIT, mixed),
-    Rule(r"Mixed_([5-7])([b-e])\.branch([357]x[357](?:dbl)?|1x1|_pool)(?:_(\d)([ab])?)?\." + UNIT, mixed),
+    Rule(r"Mixed_([5-7])([b-e])\.branch(1x1|5x5|7x7|3x3|3x3dbl|7x7dbl|_pool)(?:_(\d)([ab])?)?\." + UNIT, mixed),
     Rule(r"AuxLogits\.conv0\." + UNIT, unit("auxiliary.reduce.")),
     Rule(r"AuxLogits\.conv1\." + UNIT, unit("auxiliary.hidden.")),
     Rule(r"AuxLogits\.fc\.", "auxiliary.output."),
