@@ -1,21 +1,22 @@
 """What can be wrong with images and splits, whatever the task: the part that all checks of data share."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from foveal.data.dataset import SPLITS, Dataset
+from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.files import Complaints
-from foveal.data.image import ImageError
+from foveal.data.image import ImageError, image_mode
 from foveal.data.splits import content_position
 from foveal.system import resize
 
 THUMBNAIL = 16  # pixels a side of what images are compared by
 NEAR = 3.0  # mean difference of two thumbnails, of 255, up to which one image is a near copy of the other
 FLAT = 2.0  # standard deviation of a thumbnail below which it shows nothing to compare
+RARE = 20  # times as many images as have a mode make it odd
 ODD = 5.0  # times as long as wide, or as the median image is, from which a size is odd
 
 
@@ -31,6 +32,7 @@ class Findings:
     leaks:       groups of names with one content in several splits.
     near_copies: pairs of names that look alike and stand in different splits.
     odd_sizes:   name -> what is odd.
+    odd_modes:   name -> what its pixels are, where few are so; no fault, since all become plain colour.
     notes:       what concerns the whole.
     """
 
@@ -40,6 +42,7 @@ class Findings:
     leaks: list[list[str]] = field(default_factory=list, metadata={"title": "one image, several splits"})
     near_copies: list[list[str]] = field(default_factory=list, metadata={"title": "almost one image, several splits"})
     odd_sizes: dict[str, str] = field(default_factory=dict, metadata={"title": "odd size"})
+    odd_modes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def groups(self) -> Iterator[tuple[str, list[str]]]:
@@ -124,6 +127,10 @@ def look(dataset: Dataset, found: Findings, classes: np.ndarray) -> Looks:
             found.near_copies.append([f"{names[k]} ({SPLITS[splits[k]]})" for k in (i, j)])
     sizes = [seen[index].size for index in good]
     found.odd_sizes.update({names[good[n]]: what for n, what in _odd(sizes).items()})
+    found.odd_modes.update({names[index]: mode for index, mode in _rare({i: seen[i].mode for i in good}).items()})
+    for mode, count in Counter(found.odd_modes.values()).most_common():
+        example = next(name for name, its in found.odd_modes.items() if its == mode)
+        found.notes.append(f"odd mode, read as plain colour: {count} of {len(good)} images ({mode}), as {example}")
     return Looks(good, names, splits, sizes, thumbnails, copies)
 
 
@@ -138,6 +145,7 @@ class _Seen:
 
     content: float
     size: tuple[int, int]
+    mode: str
     thumbnail: np.ndarray
 
 
@@ -145,10 +153,11 @@ def _look(dataset: Dataset, index: int) -> "_Seen | str":
     try:
         image = dataset.image(index)
         content = content_position(dataset.content(index))
+        mode = image_mode(dataset.name(index)) if isinstance(dataset.images, ImageFiles) else "colour"
     except (ImageError, OSError) as error:
         return str(error)
     small = resize(image.contiguous(), (THUMBNAIL, THUMBNAIL)).numpy()
-    return _Seen(content, (image.shape[1], image.shape[2]), small.reshape(-1))
+    return _Seen(content, (image.shape[1], image.shape[2]), mode, small.reshape(-1))
 
 
 def _alike(thumbnails: np.ndarray) -> list[tuple[int, int]]:
@@ -174,6 +183,12 @@ def _alike(thumbnails: np.ndarray) -> list[tuple[int, int]]:
                 close = np.abs(block[n + 1 :] - block[n]).mean(1) <= NEAR
                 pairs.update((row, rows[n + 1 + k]) for k in np.flatnonzero(close).tolist())
     return sorted(pairs)
+
+
+def _rare(modes: dict[int, str]) -> dict[int, str]:
+    """Those of the modes that less than one image in RARE has."""
+    counts = Counter(modes.values())
+    return {index: mode for index, mode in modes.items() if counts[mode] * RARE < len(modes)}
 
 
 def _odd(sizes: list[tuple[int, int]]) -> dict[int, str]:

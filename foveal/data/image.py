@@ -30,6 +30,13 @@ FORMATS = {
     ".gif": "GIF",
 }
 IMAGE_SUFFIXES = frozenset(FORMATS)
+# Pillow's word for the pixels of a file, and ours.
+MODES = {
+    **dict.fromkeys(("RGB", "RGBA", "YCbCr"), "colour"),
+    **dict.fromkeys(("1", "L", "LA"), "grey"),
+    **dict.fromkeys(("P", "PA"), "palette"),
+    **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), "16 bits"),
+}
 ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -69,6 +76,22 @@ def image_size(path: str | PathLike[str], *, upright: bool = True) -> tuple[int,
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
         raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
     return (width, height) if turned else (height, width)
+
+
+def image_mode(path: str | PathLike[str]) -> str:
+    """What the pixels of an image file are, from its header alone: colour, grey, palette, 16 bits, CMYK ..., and if it
+    is transparent or of several frames. Raises ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                # The frames of an MPO file are views of one photograph, as telephones leave them.
+                animated = image.format != "MPO" and getattr(image, "is_animated", False)
+                words = [MODES.get(image.mode, image.mode)]
+                words += ["transparent"] * image.has_transparency_data + ["of several frames"] * animated
+    except Exception as error:  # from arbitrary bytes a decoder can raise anything
+        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
+    return ", ".join(words)
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:

@@ -77,6 +77,24 @@ def test_odd_sizes(folder: Path) -> None:
     assert {Path(name).name for name in findings(folder).odd_sizes} == {"long.png", "large.png"}
 
 
+def test_odd_modes(folder: Path) -> None:
+    path = files(folder, "train", 2)[0]
+    image = Image.open(path).convert("RGB")
+    odd = {
+        "cmyk.jpg": ("CMYK", image.convert("CMYK"), {}),
+        "deep.png": ("16 bits", Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000), {}),
+        "clear.png": ("grey, transparent", image.convert("LA"), {}),
+        "film.webp": ("colour, of several frames", image, {"save_all": True, "append_images": [image.rotate(90)]}),
+    }
+    for name, (_, picture, how) in odd.items():
+        picture.save(path.with_name(name), **how)
+    found = findings(folder)
+    modes = {Path(name).name: mode for name, mode in found.odd_modes.items()}
+    assert modes == {name: mode for name, (mode, *_) in odd.items()}
+    count = sum(len(files(folder, split, label)) for split in ("train", "test") for label in (2, 7))
+    assert any(f"1 of {count} images (CMYK), as {path.with_name('cmyk.jpg')}" in note for note in found.notes)
+
+
 def test_implausible_labels(folder: Path) -> None:
     wrong = files(folder, "train", 2)[4]
     wrong.rename(folder / "train" / "7" / "wrong.png")
