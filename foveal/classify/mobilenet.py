@@ -63,7 +63,7 @@ class MobileNetSpec(ClassifierSpec):
                       head and hidden layer as they are, but for the head of v3.
     padding:          "symmetric", or TensorFlow's "same".
     eps:              added to the variance in the norms.
-    momentum:         weight of a batch in the running statistics of the norms.
+    norm_momentum:    weight of a batch in the running statistics of the norms.
     dropout:          probability, before the classifier.
     stochastic_depth: drop probability of the last block's branch, growing linearly from the first.
     """
@@ -77,7 +77,7 @@ class MobileNetSpec(ClassifierSpec):
     width: float = 1.0
     padding: Literal["symmetric", "same"] = "symmetric"
     eps: float = 1e-5
-    momentum: float = 0.1
+    norm_momentum: float = 0.1
     dropout: float = 0.2
     stochastic_depth: float = 0.0
 
@@ -95,8 +95,8 @@ class MobileNetSpec(ClassifierSpec):
             raise InputError("stem and stem_stride must be at least 1, head and hidden at least 0")
         if self.width <= 0 or self.eps <= 0:
             raise InputError("width and eps must be above 0")
-        if not 0 <= self.dropout < 1 or not 0 < self.momentum <= 1:
-            raise InputError("dropout must be at least 0 and below 1, momentum above 0 and at most 1")
+        if not 0 <= self.dropout < 1 or not 0 < self.norm_momentum <= 1:
+            raise InputError("dropout must be at least 0 and below 1, norm_momentum above 0 and at most 1")
 
     @property
     def stages(self) -> list[list[Row]]:
@@ -124,7 +124,7 @@ def layer(
     kind, padding = (SameConv2d, 0) if same else (nn.Conv2d, kernel // 2)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     layers["conv"] = kind(channels, out, kernel, stride, padding, groups=groups, bias=False)
-    layers["norm"] = nn.BatchNorm2d(out, spec.eps, spec.momentum)
+    layers["norm"] = nn.BatchNorm2d(out, spec.eps, spec.norm_momentum)
     if activation is not None:
         layers["act"] = ACTIVATIONS[activation]()
     return nn.Sequential(layers)
@@ -275,7 +275,7 @@ RECIPE |= {"crop_scale": (0.08, 1.0)}
 MOBILENET_V1 = MobileNetSpec(IMAGENET_1K, GOOGLE_BICUBIC, RECIPE, V1, head=0)
 MOBILENET_V2 = MobileNetSpec(IMAGENET_1K, Preprocess(), RECIPE, V2)
 LITE = replace(MOBILENET_V2, rows=LITE0, preprocess=BICUBIC)
-V3 = replace(MOBILENET_V2, stem=16, activation="hardswish", eps=1e-3, momentum=0.01)
+V3 = replace(MOBILENET_V2, stem=16, activation="hardswish", eps=1e-3, norm_momentum=0.01)
 LARGE = replace(V3, rows=V3_LARGE, head=960, hidden=1280)
 SMALL = replace(V3, rows=V3_SMALL, head=576, hidden=1024)
 NANO = MobileNetSpec(
@@ -294,8 +294,8 @@ VARIANTS = {
     "mobilenet_v2": MOBILENET_V2,
     "mobilenet_v3_large": LARGE,
     "mobilenet_v3_small": SMALL,
-    "mobilenetv3_large_100": replace(LARGE, preprocess=BICUBIC, eps=1e-5, momentum=0.1),
-    "mobilenetv3_small_100": replace(SMALL, preprocess=BICUBIC, eps=1e-5, momentum=0.1),
+    "mobilenetv3_large_100": replace(LARGE, preprocess=BICUBIC, eps=1e-5, norm_momentum=0.1),
+    "mobilenetv3_small_100": replace(SMALL, preprocess=BICUBIC, eps=1e-5, norm_momentum=0.1),
     "tf_mobilenetv3_large_100": replace(LARGE, preprocess=GOOGLE, padding="same"),
     "tf_mobilenetv3_small_100": replace(SMALL, preprocess=GOOGLE, padding="same"),
     "efficientnet_lite0": LITE,

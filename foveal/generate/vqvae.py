@@ -9,8 +9,9 @@ codebook; the decoder remembers the image from these alone, so that it is writte
 sg stops the gradient. The first term trains the decoder and, as if nothing had been replaced (straight through), the
 encoder; the second moves codes to what they stand for; the third has the encoder stay near its codes.
 
-With `decay` the codebook is no parameter, and the second term is left out: each code is the running mean of the vectors
-that it stood for (appendix A.1), taken while training as a batch norm takes its statistics, with Laplace smoothing:
+With `code_decay` the codebook is no parameter, and the second term is left out: each code is the running mean of the
+vectors that it stood for (appendix A.1), taken while training as a batch norm takes its statistics, with Laplace
+smoothing:
 
     N_k <- g N_k + (1 - g) n_k,   m_k <- g m_k + (1 - g) sum of the n_k vectors,   e_k = m_k / N_k'
     N_k' = (N_k + eps) / (sum_j N_j + K eps) sum_j N_j
@@ -47,8 +48,8 @@ class VQVAESpec(GeneratorSpec):
     blocks:     residual blocks in each.
     residual:   channels in the middle of a block.
     commitment: weight of the third term of the loss, beta.
-    decay:      of the running means that codes are, g; None: codes are learned by gradient.
-    revive:     codes that are used less than this share of even use begin anew; with decay.
+    code_decay: of the running means that codes are, g; None: codes are learned by gradient.
+    revive:     codes that are used less than this share of even use begin anew; with code_decay.
     """
 
     conditional: ClassVar[bool] = False  # type: ignore[misc]  # codes know of no class
@@ -59,7 +60,7 @@ class VQVAESpec(GeneratorSpec):
     blocks: int = 2
     residual: int = 256
     commitment: float = 0.25
-    decay: float | None = None
+    code_decay: float | None = None
     revive: float = 0.0
 
     def __post_init__(self) -> None:
@@ -67,12 +68,12 @@ class VQVAESpec(GeneratorSpec):
             raise InputError("codes, dimension, halvings, width and residual must be at least 1, blocks at least 0")
         if not 0 <= self.commitment < float("inf"):
             raise InputError(f"commitment must be at least 0, not {self.commitment}")
-        if self.decay is not None and not 0 < self.decay < 1:
-            raise InputError(f"decay must be between 0 and 1, not {self.decay}")
+        if self.code_decay is not None and not 0 < self.code_decay < 1:
+            raise InputError(f"code_decay must be between 0 and 1, not {self.code_decay}")
         if not 0 <= self.revive < 1:
             raise InputError(f"revive must be at least 0 and below 1, not {self.revive}")
-        if self.revive and self.decay is None:
-            raise InputError("revive has no effect on codes that are learned by gradient: it needs decay")
+        if self.revive and self.code_decay is None:
+            raise InputError("revive has no effect on codes that are learned by gradient: it needs code_decay")
         if any(side % 2**self.halvings for side in self.preprocess.size):
             raise InputError(f"images have to be multiples of {2**self.halvings} pixels, not {self.preprocess.size}")
 
@@ -171,10 +172,10 @@ class VQVAE(Generator):
             layers[f"block{i}"] = ResidualBlock(spec.width, spec.residual)
         layers["output"] = nn.Conv2d(spec.width, spec.dimension, 1)
         self.encoder = nn.Sequential(layers)
-        if spec.decay is None:
+        if spec.code_decay is None:
             self.codebook = Codebook(spec.codes, spec.dimension)
         else:
-            self.codebook = RunningCodebook(spec.codes, spec.dimension, spec.decay, spec.revive)
+            self.codebook = RunningCodebook(spec.codes, spec.dimension, spec.code_decay, spec.revive)
         layers = OrderedDict[str, nn.Module](input=nn.Conv2d(spec.dimension, spec.width, 3, padding=1))
         for i in range(1, spec.blocks + 1):
             layers[f"block{i}"] = ResidualBlock(spec.width, spec.residual)
@@ -242,7 +243,7 @@ VARIANTS = {
         width=32,
         blocks=1,
         residual=32,
-        decay=0.98,
+        code_decay=0.98,
         revive=0.03,
     ),
 }

@@ -141,7 +141,7 @@ ROW = (3, 1, 8, 1, 1, False, "relu")
         ({"width": 0.0}, "above 0"),
         ({"eps": 0.0}, "above 0"),
         ({"dropout": 1.0}, "below 1"),
-        ({"momentum": 0.0}, "momentum"),
+        ({"norm_momentum": 0.0}, "norm_momentum"),
         ({"stochastic_depth": 1.0}, "drop probability"),
         ({"padding": "valid"}, "no padding 'valid'"),
         ({"activation": "gelu"}, "no activation 'gelu'"),

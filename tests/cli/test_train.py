@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from safetensors import SafetensorError
 
 import foveal
+from foveal.catalog import settable, variant
+from foveal.cli.train import Options
 from foveal.errors import InputError
 from foveal.train import checkpoint
 from tests.cli.conftest import CLASSES, Answer, splits
@@ -571,6 +574,12 @@ def test_no_space_left(
     works(*words("cut"), "--resume")
     works(*words("whole"))
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_no_setting_of_a_system_has_the_name_of_one_of_its_training() -> None:
+    training = {field.name for field in [*fields(Options), *fields(foveal.TrainConfig)]}
+    both = {name: training & set(settable(variant(name))) for name in foveal.names()}
+    assert not {name: settings for name, settings in both.items() if settings}
 
 
 def test_help_of_a_fitted_system_shows_what_has_an_effect(

@@ -13,13 +13,13 @@ from foveal.system import evaluating
 from tests.toys import small_digits, unlabelled
 
 SMALL: dict[str, Any] = {"codes": 7, "dimension": 3, "width": 6, "residual": 4}
-GRADIENT: dict[str, Any] = {"decay": None, "revive": 0.0}
+GRADIENT: dict[str, Any] = {"code_decay": None, "revive": 0.0}
 
 
 def build(**fields: Any) -> Any:
     torch.manual_seed(0)
     system = foveal.create("vqvae_nano", **(SMALL | fields))
-    if system.spec.decay:  # codes among what the encoder says at first, so that several are used
+    if system.spec.code_decay:  # codes among what the encoder says at first, so that several are used
         system.codebook.sums *= 0.05
     return system
 
@@ -58,7 +58,7 @@ def test_the_published_size() -> None:
     assert sum(p.numel() for p in system.parameters()) == encoder + decoder + 512 * 64
 
 
-@pytest.mark.parametrize("fields", [GRADIENT, {"decay": 0.9, "revive": 0.1}])
+@pytest.mark.parametrize("fields", [GRADIENT, {"code_decay": 0.9, "revive": 0.1}])
 def test_the_loss_by_a_loop(fields: dict[str, Any]) -> None:
     system = build(**fields).double()
     batch = batch_of(system)
@@ -105,7 +105,7 @@ def test_gradients_go_straight_through() -> None:
 
 
 def test_running_means_by_a_loop() -> None:
-    system = build(decay=0.9, revive=0.0).double().train()
+    system = build(code_decay=0.9, revive=0.0).double().train()
     counts, sums = [1.0] * 7, system.codebook.sums.tolist()
     for step in range(3):
         batch = batch_of(system, 4 + step)
@@ -129,7 +129,7 @@ def test_running_means_by_a_loop() -> None:
 
 
 def test_measuring_moves_no_code() -> None:
-    system = build(decay=0.9, revive=0.1)
+    system = build(code_decay=0.9, revive=0.1)
     before = system.codebook.sums.clone()
     learning = system.train().loss(batch_of(system))
     assert not torch.equal(system.codebook.sums, before)
@@ -187,8 +187,8 @@ def test_bad_fields() -> None:
     for fields, text in [
         ({"codes": 0}, "at least 1"),
         ({"commitment": -1.0}, "commitment"),
-        ({"decay": 1.0}, "decay must be between 0 and 1"),
-        ({"decay": None}, "revive has no effect"),
+        ({"code_decay": 1.0}, "code_decay must be between 0 and 1"),
+        ({"code_decay": None}, "revive has no effect"),
         ({"revive": 1.0}, "revive must be at least 0"),
         ({"image_size": 9}, "multiples of 2 pixels"),
         ({"conditional": True}, "no setting 'conditional'"),
