@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -56,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
             return 0
         return _fail(2, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:
+        # torch.OutOfMemoryError by its name: to import torch here would cost every verb its start.
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if not kinds & {"MemoryError", "OutOfMemoryError"} and "can't allocate memory" not in str(error):
+            raise
+        wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(error))
+        return _fail(2, f"out of memory{f' for {wanted[1]}' if wanted else ''}: take a smaller image size or system")
 
 
 def _run(words: Sequence[str]) -> int:

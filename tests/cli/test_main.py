@@ -109,6 +109,11 @@ def test_what_the_system_refuses_is_one_line(fails: Callable[..., str]) -> None:
     assert f"{name}: File name too long" in fails("cost", name)
 
 
+def test_more_than_the_memory_has_is_one_line(fails: Callable[..., str]) -> None:
+    text = fails("train", "vit_b_32", "--data", "digits", "--image-size", 3_200_000)
+    assert "out of memory for 30720000003072 bytes: take a smaller image size or system" in text
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
