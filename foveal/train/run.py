@@ -321,7 +321,13 @@ class Run:
         if best.header.get("phase") == "refit":  # nothing is left to measure it on
             [chosen] = [epoch for epoch in self.history if is_epoch(epoch, "train", best.header["epoch"])]
             closing["refit"] = {"epochs": best.header["epoch"], "figures_before": chosen["val"]}
+        self.ranks.once(self._remove_start)
         self.write_record(**closing)
+
+    def _remove_start(self) -> None:
+        """No phase is left that begins with it."""
+        with suppress(OSError):  # its being there does no harm
+            (self.directory / "start.safetensors").unlink(missing_ok=True)
 
     def dump(self, error: NonFinite, state: State, batches: Sequence[Batch], dataset: Dataset) -> None:
         """Keep the images of a step that went wrong, and make the system fit to go on, if that is the policy.

@@ -129,6 +129,7 @@ def test_killed_before_or_after_any_write_it_ends_bitwise_equal(after: bool, who
         for key in ("phase", "epoch", "train", "val"):
             assert one[key] == two[key]
     assert finished.record["refit"] == whole.record["refit"]
+    assert not (place / "start.safetensors").exists()
     again = learn(place, resume=True, **settings)  # a finished run stays as it is
     equal(whole.directory, again.directory, "last")
 
