@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from foveal.catalog import names, task_of
+from foveal.catalog import names, task_of, told
 from foveal.cli.common import answer, parse, table
 
 
@@ -21,5 +21,6 @@ class List:
 
 def run(words: list[str]) -> None:
     options = parse(List, "list", words)
-    systems = [{"name": name, "task": task_of(name)} for name in names(options.task)]
-    answer({"systems": systems}, options.json, table(("name", "task"), [(s["name"], s["task"]) for s in systems]))
+    columns = ("name", "task", "family", "source")
+    systems = [dict(zip(columns, (name, task_of(name), *told(name)), strict=True)) for name in names(options.task)]
+    answer({"systems": systems}, options.json, table(columns, [[*system.values()] for system in systems]))

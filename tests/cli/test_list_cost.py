@@ -11,15 +11,18 @@ from tests.cli.conftest import Answer
 
 def test_list(works: Callable[..., Answer]) -> None:
     lines = works("list").out.splitlines()
-    assert [line.split("\t") for line in lines] == [
+    assert [line.split("\t")[:2] for line in lines] == [
         ["name", "task"],
         *([name, task] for task in ("classify", "detect", "generate") for name in foveal.names(task)),
     ]
+    assert "vgg11\tclassify\tVGG\tarXiv:1409.1556" in lines
+    assert all(len(line.split("\t")[2]) in range(3, 90) for line in lines)
 
 
 def test_list_of_a_task(works: Callable[..., Answer]) -> None:
     document = works("list", "--task", "classify", "--json").document()
-    assert {"name": "lenet", "task": "classify"} in document["systems"]
+    lenet = {"name": "lenet", "task": "classify", "family": "LeNet-5", "source": "1998"}
+    assert lenet in document["systems"]
     assert {system["task"] for system in document["systems"]} == {"classify"}
 
 
