@@ -51,7 +51,7 @@ class CausalConv2d(nn.Conv2d):
     """A pixel sees the rows above, what lies at the left, and of itself what its masks allow.
 
     (B, inputs, H, W) -> (B, outputs, H, W); with a memory (n, inputs, 1, 1) -> (n, outputs, 1, 1), of one pixel. Mask A
-    with a memory is given all that its kernel covers, (n, inputs, *kernel_size), for what the pixel is shows only later.
+    with a memory is given all that its kernel covers, (n, inputs, *kernel_size): what the pixel is shows only later.
 
     ins, outs: (inputs,), (outputs,) int64, the channel of each feature.
     own:       mask B, and not A.
