@@ -177,7 +177,5 @@ class GatedPixelCNN(Autoregressive):
 VARIANTS = {
     # Section 3.3 of the paper, for ImageNet.
     "gated_pixelcnn": GatedPixelCNNSpec(IMAGENET_1K, COLOUR, {**RECIPE, "epochs": 20, "batch_size": 128}),
-    "gated_pixelcnn_nano": GatedPixelCNNSpec(
-        DIGITS, grey(8), NANO_RECIPE, width=32, layers=6, kernel=3, head=64
-    ),
+    "gated_pixelcnn_nano": GatedPixelCNNSpec(DIGITS, grey(8), NANO_RECIPE, width=32, layers=6, kernel=3, head=64),
 }
