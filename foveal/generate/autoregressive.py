@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from foveal.errors import InputError
 from foveal.generate.generator import LEVELS, Generator, Trace
@@ -69,11 +69,12 @@ class GridNetwork(nn.Module):
         """What answers pixel by pixel, for grids of this width, with what `forward` has at that place."""
         raise NotImplementedError
 
-    def at(self, layer: CausalConv2d, x: Tensor, row: int, column: int) -> Tensor:
-        """(n, outputs, 1, 1), what a first layer gives at one pixel of grids (n, C, H, W), by the part that it sees."""
-        top, left = max(0, row - layer.above), max(0, column - layer.side)
-        part = x[..., top : row + 1, left : column + layer.side + 1]
-        return layer(self.features(part))[..., -1:, column - left : column - left + 1]
+    def around(self, layer: CausalConv2d, x: Tensor, row: int, column: int) -> Tensor:
+        """(n, F, *kernel_size), the features of grids (n, C, H, W) that a layer looks at from one pixel."""
+        top, left = row - layer.above, column - layer.side
+        right = left + layer.kernel_size[1]
+        part = self.features(x[..., max(0, top) : row + 1, max(0, left) : right])
+        return pad(part, (max(0, -left), max(0, right - x.shape[3]), max(0, -top), 0))
 
     def by_level(self, logits: Tensor) -> Tensor:
         """(B, C levels, H, W) -> (B, levels, C, H, W)."""

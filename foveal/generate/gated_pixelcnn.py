@@ -23,7 +23,7 @@ from torch.nn.functional import relu
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.generate.autoregressive import Autoregressive, GridNetwork, Step
 from foveal.generate.generator import LEVELS, GeneratorSpec
-from foveal.generate.pixelcnn import COLOUR, RECIPE, check_network, grey, with_class
+from foveal.generate.pixelcnn import COLOUR, NANO_RECIPE, RECIPE, check_network, grey, with_class
 from foveal.nn.masked import AboveConv2d, CausalConv2d, Memory, channel_of
 
 
@@ -87,11 +87,7 @@ class Horizontal(nn.Module):
         self.out = CausalConv2d(outs, outs)
 
     def forward(self, h: Tensor, told: Tensor, classes: Tensor | None, memory: Memory | None = None) -> Tensor:
-        return self.joined(self.left(h, memory), told, classes, memory)
-
-    def joined(self, left: Tensor, told: Tensor, classes: Tensor | None, memory: Memory | None = None) -> Tensor:
-        """By what is seen at the left, and told from above, both (B, 2p, H, W)."""
-        return self.out(gate(with_class(left + told, self.bias, classes)), memory)
+        return self.out(gate(with_class(self.left(h, memory) + told, self.bias, classes)), memory)
 
 
 class GatedNetwork(GridNetwork):
@@ -152,8 +148,8 @@ class GatedNetwork(GridNetwork):
                 rows[:] = self._told(last if row else torch.zeros_like(last), classes, memory)
             memory.row, memory.column = row, column
             told = [a[..., column : column + 1] for a in rows]
-            left = self.at(self.first.left, x, row, column)
-            logits = self._after(self.first.joined(left, told[0], classes, memory), told[1:], classes, memory)
+            h = self.first(self.around(self.first.left, x, row, column), told[0], classes, memory)
+            logits = self._after(h, told[1:], classes, memory)
             return self.by_level(logits)[..., 0, 0]
 
         return step
@@ -181,7 +177,5 @@ class GatedPixelCNN(Autoregressive):
 VARIANTS = {
     # Section 3.3 of the paper, for ImageNet.
     "gated_pixelcnn": GatedPixelCNNSpec(IMAGENET_1K, COLOUR, {**RECIPE, "epochs": 20, "batch_size": 128}),
-    "gated_pixelcnn_nano": GatedPixelCNNSpec(
-        DIGITS, grey(8), {**RECIPE, "epochs": 30}, width=32, layers=6, kernel=3, head=64
-    ),
+    "gated_pixelcnn_nano": GatedPixelCNNSpec(DIGITS, grey(8), NANO_RECIPE, width=32, layers=6, kernel=3, head=64),
 }

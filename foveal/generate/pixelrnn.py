@@ -24,7 +24,6 @@ bias, as L has one, so that states outside the image stay zero.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,16 @@ from torch.nn.functional import linear, pad
 from foveal.classify.labels import CIFAR_10, DIGITS
 from foveal.generate.autoregressive import Autoregressive
 from foveal.generate.generator import LEVELS, GeneratorSpec
-from foveal.generate.pixelcnn import COLOUR, RECIPE, ResidualNetwork, check_network, features_of, grey, with_class
+from foveal.generate.pixelcnn import (
+    COLOUR,
+    NANO_RECIPE,
+    RECIPE,
+    ResidualNetwork,
+    check_network,
+    features_of,
+    grey,
+    with_class,
+)
 from foveal.nn.masked import CausalConv2d, Memory
 
 KERNEL = 3  # of the Row LSTM
@@ -278,7 +286,6 @@ class PixelRNN(Autoregressive):
 
 
 PAPER = PixelRNNSpec(CIFAR_10, COLOUR, {**RECIPE, "epochs": 100})
-NANO_RECIPE: dict[str, Any] = {**RECIPE, "lr": 5e-3, "batch_size": 32, "ema": 0.99, "epochs": 20}
 NANO = PixelRNNSpec(DIGITS, grey(8), NANO_RECIPE, width=32, layers=3, head=64)
 
 VARIANTS = {

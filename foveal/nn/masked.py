@@ -50,7 +50,8 @@ class Memory:
 class CausalConv2d(nn.Conv2d):
     """A pixel sees the rows above, what lies at the left, and of itself what its masks allow.
 
-    (B, inputs, H, W) -> (B, outputs, H, W); with a memory (n, inputs, 1, 1) -> (n, outputs, 1, 1), of one pixel.
+    (B, inputs, H, W) -> (B, outputs, H, W); with a memory (n, inputs, 1, 1) -> (n, outputs, 1, 1), of one pixel. Mask A
+    with a memory is given all that its kernel covers, (n, inputs, *kernel_size): what the pixel is shows only later.
 
     ins, outs: (inputs,), (outputs,) int64, the channel of each feature.
     own:       mask B, and not A.
@@ -60,7 +61,7 @@ class CausalConv2d(nn.Conv2d):
     mask: Tensor
 
     def __init__(self, ins: Tensor, outs: Tensor, kernel: int = 1, *, own: bool = True, above: bool = True) -> None:
-        self.side = kernel // 2
+        self.own, self.side = own, kernel // 2
         self.above = self.side if above else 0
         columns = 2 * self.side + 1 if self.above else self.side + 1
         super().__init__(len(ins), len(outs), (self.above + 1, columns))
@@ -76,15 +77,17 @@ class CausalConv2d(nn.Conv2d):
         return conv2d(pad(x, (self.side, right, self.above, 0)), self.weight * self.mask, self.bias)
 
     def _asked_by_pixel(self, x: Tensor, memory: Memory) -> Callable[[Tensor], Tensor]:
-        taps = (self.weight * self.mask).permute(0, 2, 3, 1)  # (outputs, rows, columns, inputs)
+        taps = self.weight * self.mask
+        if not (self.own and self.side):  # there is nothing to keep
+            row_of_taps = taps.flatten(1)
+            return lambda x: linear(x.flatten(1), row_of_taps, self.bias)[..., None, None]
+        taps = taps.permute(0, 2, 3, 1)  # (outputs, rows, columns, inputs)
         weight = torch.cat([taps[:, :-1].flatten(1), taps[:, -1, : self.side + 1].flatten(1)], 1)
         seen = x.new_zeros(len(x), self.above + 1, memory.width + 2 * self.side, x.shape[1])  # the last rows
         row = memory.row
 
         def answer(x: Tensor) -> Tensor:
             nonlocal row
-            if not self.side:
-                return linear(x.flatten(1), weight, self.bias)[..., None, None]
             if memory.row != row:
                 row = memory.row
                 seen.copy_(seen.roll(-1, 1))
