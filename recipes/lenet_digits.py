@@ -7,13 +7,14 @@ expected  0.97 or more
 measured  docs/results.md
 """
 
-import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
 import foveal
+from foveal.catalog import describe
+from foveal.train import checkpoint
 from foveal.weights.packages import packaged_file
 
 
@@ -23,7 +24,8 @@ def main() -> None:
     system = foveal.create("lenet", labels=data.labels)
     with tempfile.TemporaryDirectory() as folder:
         run = foveal.train(system, data, foveal.TrainConfig(out=f"{folder}/run", quiet=True, report=False))
-        shutil.copy(run.directory / "best.safetensors", packaged_file("lenet"))
+        best = foveal.load(run.directory)
+    checkpoint.save(Path(packaged_file("lenet")), describe(best), best.state_dict())  # and nothing of the run
     system = foveal.create("lenet", weights="package")
     figures = foveal.evaluate(system, data.select("test"))
     print(f"test accuracy {figures['accuracy']:.4f}, {Path(packaged_file('lenet')).stat().st_size:,} bytes")

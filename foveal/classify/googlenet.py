@@ -18,19 +18,19 @@ its size, where the paper's 5x5 windows fit 14 x 14 alone; the response norm is 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures
+from foveal.classify.auxiliary import AuxiliaryClassifier
+from foveal.classify.classifier import ClassifierSpec, filter_pictures
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.nn.init import init_for_relu, init_scores
 from foveal.nn.response_norm import response_norm
-from foveal.structures import Batch
 from foveal.system import Preprocess
 
 # Table 1 of the paper: channels of 1x1; of 3x3 and the 1x1 before it; of 5x5 and the 1x1 before it; after max-pooling.
@@ -176,7 +176,7 @@ def stem(spec: GoogLeNetSpec) -> nn.Sequential:
     return nn.Sequential(layers)
 
 
-class GoogLeNet(Classifier):
+class GoogLeNet(AuxiliaryClassifier):
     """Images are (B, 3, H, W), of 224 x 224 pixels in the paper, and of `spec.smallest` pixels or more."""
 
     spec: GoogLeNetSpec
@@ -232,22 +232,9 @@ class GoogLeNet(Classifier):
             scores |= {"auxiliary1": self.auxiliary1(maps[0]), "auxiliary2": self.auxiliary2(maps[-2])}
         return scores
 
-    def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        terms = {name: super(GoogLeNet, self).losses({"class": each}, batch)["class"] for name, each in heads.items()}
-        return {name: term if name == "class" else self.spec.auxiliary_weight * term for name, term in terms.items()}
-
     @property
     def explained_layer(self) -> str:
         return "stage5"
-
-    def needed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        unneeded = () if self.spec.auxiliary else ("auxiliary1.", "auxiliary2.")
-        return {name: tensor for name, tensor in weights.items() if not name.startswith(unneeded)}
-
-    def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
-        if not self.spec.auxiliary or "auxiliary1.output.weight" in weights or "classifier.weight" not in weights:
-            return None
-        return "it has no auxiliary classifiers; create it with auxiliary=False"
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """The filters of the first convolution."""

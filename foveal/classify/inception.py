@@ -34,11 +34,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec, filter_pictures, last
+from foveal.classify.auxiliary import AuxiliaryClassifier
+from foveal.classify.classifier import ClassifierSpec, filter_pictures, last
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.errors import InputError, check_drop
 from foveal.nn.init import init_for_relu, init_scores
-from foveal.structures import Batch
 from foveal.system import Preprocess
 
 Size = tuple[int, int]  # height, width
@@ -231,7 +231,7 @@ def stem(spec: InceptionSpec) -> nn.Sequential:
     )
 
 
-class InceptionV3(Classifier):
+class InceptionV3(AuxiliaryClassifier):
     """Images are (B, 3, H, W), of 299 x 299 pixels in the paper, and of `spec.smallest` pixels or more."""
 
     spec: InceptionSpec
@@ -281,22 +281,9 @@ class InceptionV3(Classifier):
         scores = {"class": self.finish(end)}
         return scores if self.auxiliary is None else scores | {"auxiliary": self.auxiliary(middle)}
 
-    def losses(self, heads: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        terms = {name: super(InceptionV3, self).losses({"class": each}, batch)["class"] for name, each in heads.items()}
-        return {name: term if name == "class" else self.spec.auxiliary_weight * term for name, term in terms.items()}
-
     @property
     def explained_layer(self) -> str:
         return "stage3"
-
-    def needed(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        unneeded = () if self.spec.auxiliary else ("auxiliary.",)
-        return {name: tensor for name, tensor in weights.items() if not name.startswith(unneeded)}
-
-    def misfit(self, weights: Mapping[str, Tensor]) -> str | None:
-        if not self.spec.auxiliary or "auxiliary.output.weight" in weights or "classifier.weight" not in weights:
-            return None
-        return "it has no auxiliary classifier; create it with auxiliary=False"
 
     def pictures(self) -> dict[str, tuple[Tensor, tuple[str, ...]]]:
         """The filters of the first convolution."""

@@ -10,6 +10,8 @@ from foveal.errors import InputError
 from foveal.explain.gradcam import gradcam
 from foveal.nn.response_norm import response_norm
 
+from .learning import check_smallest_image
+
 SMALL = {"labels": ("a", "b", "c"), "channels": (4, 6, 8, 8, 6), "hidden": 5}
 
 
@@ -73,19 +75,7 @@ def test_halves_of_the_paper_meet_in_the_third_convolution():
 
 @pytest.mark.parametrize(("name", "smallest"), [("alexnet", 63), ("zfnet", 47), ("alexnet_nano", 7), ("zfnet_nano", 4)])
 def test_the_smallest_image(name, smallest):
-    fields = SMALL if not name.endswith("nano") else {}
-    system = create(name, image_size=smallest, **fields)
-    assert system(torch.rand(1, 3, smallest, smallest + 5)).isfinite().all()
-    said = (
-        f"^{name} takes images of {smallest} x {smallest} pixels or more, not {smallest + 9} x {smallest - 1}; image_"
-    )
-    with pytest.raises(InputError, match=said):
-        system(torch.rand(1, 3, smallest + 9, smallest - 1))
-    with pytest.raises(InputError, match=f"takes images of {smallest} x {smallest} pixels or more, not {smallest - 1}"):
-        create(name, image_size=smallest - 1, **fields)
-    system.check_smallest = lambda size, side: None
-    with pytest.raises(RuntimeError):  # nothing would be left
-        system(torch.rand(1, 3, smallest - 1, smallest - 1))
+    check_smallest_image(name, smallest, **({} if name.endswith("nano") else SMALL))
 
 
 def test_dropout_hides_half_of_each_hidden_layer_in_training_only():

@@ -12,6 +12,8 @@ from foveal.explain.gradcam import gradcam
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.structures import Batch, Label
 
+from .learning import check_smallest_image, own_loss
+
 SMALL = {"labels": ("a", "b", "c"), "width": 8}
 
 
@@ -143,18 +145,7 @@ def test_weights_with_and_without_auxiliary_classifiers(tmp_path):
 
 @pytest.mark.parametrize(("name", "smallest"), [("googlenet", 15), ("googlenet_paper", 31), ("googlenet_nano", 2)])
 def test_the_smallest_image(name, smallest):
-    system = create(name, image_size=smallest, **SMALL)
-    assert system(torch.rand(1, 3, smallest, smallest + 5)).isfinite().all()
-    said = (
-        f"^{name} takes images of {smallest} x {smallest} pixels or more, not {smallest + 9} x {smallest - 1}; image_"
-    )
-    with pytest.raises(InputError, match=said):
-        system(torch.rand(1, 3, smallest + 9, smallest - 1))
-    with pytest.raises(InputError, match=f"takes images of {smallest} x {smallest} pixels or more, not {smallest - 1}"):
-        create(name, image_size=smallest - 1, **SMALL)
-    system.check_smallest = lambda size, side: None
-    with pytest.raises(RuntimeError):  # nothing would be left
-        system(torch.rand(1, 3, smallest - 1, smallest - 1))
+    check_smallest_image(name, smallest, **SMALL)
 
 
 @pytest.mark.parametrize("name", ["googlenet", "googlenet_paper"])
@@ -202,10 +193,4 @@ def test_settings_that_cannot_be_are_refused(fields, said):
 
 
 def test_the_nano_variant_learns_the_digits(small_digits):
-    def objective(system, images, labels):
-        targets = tuple(Label(label) for label in labels)
-        count = len(images)
-        nothing = torch.arange(count), torch.zeros(count, 2, 3), torch.zeros(count, 2)
-        return sum(system.loss(Batch(images, targets, *nothing)).values())
-
-    assert small_digits(create("googlenet_nano"), epochs=4, lr=0.01, objective=objective) > 0.9
+    assert small_digits(create("googlenet_nano"), epochs=4, lr=0.01, objective=own_loss) > 0.9

@@ -10,6 +10,8 @@ from foveal.cost import cost
 from foveal.errors import InputError
 from foveal.structures import Batch, Label
 
+from .learning import check_smallest_image, own_loss
+
 SMALL = {"labels": ("a", "b", "c"), "width": 2}
 
 
@@ -81,7 +83,7 @@ def test_weights_with_and_without_the_auxiliary_classifier(tmp_path):
     without = create("inception_v3", weights=whole, auxiliary=False, **SMALL)
     images = torch.rand(2, 3, 80, 80)
     assert torch.equal(without(images), system(images))
-    said = "it has no auxiliary classifier; create it with auxiliary=False"
+    said = "it has no auxiliary classifiers; create it with auxiliary=False"
     assert system.misfit(without.state_dict()) == said
     assert system.misfit(system.state_dict()) is None
 
@@ -90,15 +92,7 @@ def test_weights_with_and_without_the_auxiliary_classifier(tmp_path):
     ("name", "smallest"), [("inception_v3", 75), ("inception_v3_fid", 75), ("inception_v3_nano", 7)]
 )
 def test_the_smallest_image(name, smallest):
-    system = create(name, image_size=smallest, **SMALL)
-    assert system(torch.rand(1, 3, smallest, smallest + 5)).isfinite().all()
-    with pytest.raises(InputError, match=f"takes images of {smallest} x {smallest} pixels or more"):
-        system(torch.rand(1, 3, smallest + 9, smallest - 1))
-    with pytest.raises(InputError, match=f"takes images of {smallest} x {smallest} pixels or more, not {smallest - 1}"):
-        create(name, image_size=smallest - 1, **SMALL)
-    system.check_smallest = lambda size, side: None
-    with pytest.raises(RuntimeError):  # nothing would be left
-        system(torch.rand(1, 3, smallest - 1, smallest - 1))
+    check_smallest_image(name, smallest, **SMALL)
 
 
 def test_every_non_linearity_is_a_module_of_its_own_that_runs_once_and_not_in_place():
@@ -133,9 +127,4 @@ def test_settings_that_cannot_be_are_refused(fields, said):
 
 
 def test_the_nano_variant_learns_the_digits(small_digits):
-    def objective(system, images, labels):
-        count = len(images)
-        nothing = torch.arange(count), torch.zeros(count, 2, 3), torch.zeros(count, 2)
-        return sum(system.loss(Batch(images, tuple(map(Label, labels)), *nothing)).values())
-
-    assert small_digits(create("inception_v3_nano"), epochs=3, lr=0.003, objective=objective) > 0.9
+    assert small_digits(create("inception_v3_nano"), epochs=3, lr=0.003, objective=own_loss) > 0.9
