@@ -18,7 +18,7 @@ from foveal.errors import InputError
 from foveal.explain.patched import Patched
 from foveal.system import System, evaluating
 
-PIXELS = 2**22  # of the images that go through the network together
+PIXELS = 9 * 10**6  # of the images that go through the network together
 
 
 def occlusion(
@@ -43,15 +43,18 @@ def occlusion(
     colour = mean_colour(system) if baseline is None else _colour(baseline)
     top, left = (torch.arange(0, s - w + d, d) for s, w, d in zip(size, window, stride, strict=True))
     corners = torch.cartesian_prod(top, left)  # (windows, 2), row and column
+    nothing = corners.new_tensor([size])  # a window beyond the image, which hides nothing of it
+    nothing = corners.new_tensor([size])  # a window beyond the image, which hides nothing of it
     with torch.inference_mode(False), evaluating(system):
         covered, maps = images.new_zeros(size), torch.zeros_like(images[:, 0])
         for image, map in zip(images, maps, strict=True):
-            score = system.score(image[None], target)
-            drops = [
-                score - system.score(_hidden(image, some.to(image.device), window, colour.to(image)), target)
-                for some in corners.split(max(1, PIXELS // (size[0] * size[1])))
-            ]
-            for drop, (y, x) in zip(torch.cat(drops), corners.tolist(), strict=True):
+            scores = torch.cat(
+                [
+                    system.score(_hidden(image, some.to(image.device), window, colour.to(image)), target)
+                    for some in torch.cat([nothing, corners]).split(max(1, PIXELS // (size[0] * size[1])))
+                ]
+            )
+            for drop, (y, x) in zip(scores[0] - scores[1:], corners.tolist(), strict=True):
                 map[y : y + window[0], x : x + window[1]] += drop
         for y, x in corners.tolist():
             covered[y : y + window[0], x : x + window[1]] += 1
