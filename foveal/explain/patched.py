@@ -46,7 +46,7 @@ class Patched(Tensor):
         v, u = rows - self.corners[:, :1], columns - self.corners[:, 1:]  # within the own rectangle
         inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
         changed = ((v >= 0) & (v < own_height))[:, :, None] & ((u >= 0) & (u < own_width))[:, None, :]
-        # One list of all entries there are, those of `whole`, those of `part` and `fill`, is read at one place for each.
+        # One list of all entries there are, of `whole`, of `part` and `fill`, is read at one place for each.
         entries = torch.cat(
             [
                 self.whole[0].permute(1, 2, 0).reshape(-1, channels),
