@@ -40,12 +40,16 @@ class Sample:
     """How a step is made, of a diffusion model: ddpm, ddim, dpm or dpm_sde."""
     trace: str | None = None
     """A GIF file for a film of how the images take shape, of a system that makes them step by step."""
-    show: Literal["samples", "reconstruct", "complete", "interpolate", "traverse"] = "samples"
+    show: Literal["samples", "reconstruct", "complete", "interpolate", "traverse", "edit"] = "samples"
     """reconstruct: --images, each beside what the system makes of it; complete: their lower half made anew. Of a system
     with a latent space: interpolate, ways from one image to another, of --images or new ones; traverse, one number of
-    that space changed in each row."""
+    that space changed in each row; edit, --images with less or more of what those of --having show."""
     images: tuple[str, ...] | None = None
     """Image files or folders, for what --show does with images."""
+    having: tuple[str, ...] | None = None
+    """Image files or folders that show what --show edit is to add."""
+    lacking: tuple[str, ...] | None = None
+    """Image files or folders that do not show it."""
     weights: str | None = None
     """Published weights for a system given by its name."""
     device: str | None = None
@@ -72,7 +76,8 @@ def run(words: list[str]) -> None:
     frames: list[torch.Tensor] = []
     # The choices that what is called has; one that it has not would be without effect.
     asked = inspect.signature(verb).parameters
-    arguments |= {name: getattr(options, name) for name in ("steps", "guidance", "solver") if getattr(options, name)}
+    choices = {name: getattr(options, name) for name in ("steps", "guidance", "solver")}
+    arguments |= {name: value for name, value in choices.items() if value is not None}
     for name in [*arguments, *(["trace"] if options.trace else [])]:
         if name not in asked:
             raise InputError(f"{name} has no effect: {system.name} has no such choice when it makes images")
@@ -97,14 +102,18 @@ def _asked(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, 
     """What of the system is called, with which arguments, and how many images stand in a row."""
     import torch
 
-    verb = {"samples": "sample", "interpolate": "render", "traverse": "render"}.get(options.show, options.show)
+    latent = dict.fromkeys(("interpolate", "traverse", "edit"), "render")
+    verb = ({"samples": "sample"} | latent).get(options.show, options.show)
+    for name in ("having", "lacking"):
+        if getattr(options, name) and options.show != "edit":
+            raise InputError(f"{name} has no effect without --show edit")
     if not system.can(verb):
         raise InputError(f"{system.name} is a system to {system.task} that cannot {options.show.removesuffix('s')}")
     if verb == "render":
         return _through_latent_space(options, system)
     if options.show == "samples":
         if options.images:
-            raise InputError("images have no effect without --show reconstruct or complete")
+            raise InputError("images have no effect without --show reconstruct, complete, interpolate or edit")
         labels = options.label and [label for label in options.label for _ in range(options.count)]
         arguments: dict[str, Any] = {"labels": labels} if labels else {}
         in_a_row = options.count if labels else None  # a class, a row
@@ -126,12 +135,23 @@ def _through_latent_space(options: Sample, system: Any) -> tuple[Callable[..., A
     """As `_asked`, for ways through the space that images are rendered from."""
     import torch
 
-    from foveal.generate.latent import COLUMNS, interpolation, traversal
+    from foveal.generate.latent import COLUMNS, STRENGTHS, editing, interpolation, traversal
 
     if options.label and len(options.label) > 1:
         raise InputError(f"show {options.show} is of one class, not of {len(options.label)}")
     if options.images and options.show == "traverse":
         raise InputError("images have no effect with --show traverse")
+    labels = options.label or system.labels[:1]  # one class, or two things would change at once
+    arguments = {"label": labels[0]} if labels else {}
+    if options.show == "edit":
+        if not (options.images and options.having and options.lacking):
+            raise InputError("show edit needs --images, and --having and --lacking for what is to be added to them")
+        edited, having, lacking = (_given(names, system) for names in (options.images, options.having, options.lacking))
+
+        def changed(label: str | None = None) -> torch.Tensor:
+            return editing(system, edited, having, lacking, label=label).images.flatten(0, 1)
+
+        return changed, arguments, len(STRENGTHS)
     given = system.encode(_given(options.images, system)) if options.images else None
     if given is not None and len(given) < 2:
         raise InputError("show interpolate goes from one of --images to the next: give two or more")
@@ -145,8 +165,7 @@ def _through_latent_space(options: Sample, system: Any) -> tuple[Callable[..., A
             points = system.noise(options.count + 1, system.spec.latent, generator=generator)
         return interpolation(system, points[:-1], points[1:], label=label).images.flatten(0, 1)
 
-    labels = options.label or system.labels[:1]  # one class, or two things would change at once
-    return shown, {"label": labels[0]} if labels else {}, COLUMNS
+    return shown, arguments, COLUMNS
 
 
 def _given(names: tuple[str, ...], system: Any) -> Any:

@@ -14,6 +14,7 @@ from foveal.errors import InputError
 from foveal.generate.generator import Generator
 
 COLUMNS = 9  # images from one end of a way to the other
+STRENGTHS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of an attribute that is added
 TAIL = 0.05  # of the normal distribution, left out at both ends of a traversal
 
 
@@ -78,7 +79,7 @@ def editing(
     having: Tensor,
     lacking: Tensor,
     *,
-    strengths: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0),
+    strengths: Sequence[float] = STRENGTHS,
     label: str | None = None,
 ) -> Pictures:
     """Images (N, 3, H, W), a row each, with more or less of what other images show (M, 3, H, W) and still others do not

@@ -242,6 +242,8 @@ def resolve(
     for one, other in (("crop_scale", "shift"), ("shift", "crop_scale")):  # two ways to move the image
         if one in user and other not in user:
             from_recipe.pop(other, None)
+    if "warmup" in from_recipe:  # which is for a run as long as the recipe's
+        from_recipe["warmup"] = min(from_recipe["warmup"], (tables | from_recipe | user)["epochs"] / 2)
     unset = {f.name: None for f in fields(config) if getattr(config, f.name) is UNSET}  # settings of other optimizers
     values = {**unset, **tables, **from_recipe, **user}
     origins = {

@@ -79,6 +79,18 @@ def test_ways_through_latent_space(tmp_path: Path, works: Run) -> None:
     assert read_image(out).shape == (3, 2 * 68 + 4, 9 * 68 + 4)
 
 
+def test_an_attribute_is_added(tmp_path: Path, works: Run) -> None:
+    """Brightness: from black to white half of it is to be added to grey, or taken from it."""
+    for name, value in (("black", 0), ("grey", 128), ("white", 255)):
+        Image.new("RGB", (9, 9), (value,) * 3).save(tmp_path / f"{name}.png")
+    black, grey, white = (tmp_path / f"{name}.png" for name in ("black", "grey", "white"))
+    out = tmp_path / "edited.png"
+    works("sample", "toy", "--show", "edit", "--images", grey, "--having", white, "--lacking", black, "--out", out)
+    row = read_image(out)[0, 4:68, 4:].float()
+    brightness = [float(row[:, 68 * column : 68 * column + 64].mean()) for column in range(5)]
+    assert brightness == pytest.approx([0, 0, 128, 255, 255], abs=2)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -93,6 +105,8 @@ def test_ways_through_latent_space(tmp_path: Path, works: Run) -> None:
         (("toy", "--show", "complete", "--images", "none.png"), "none.png"),
         (("toy", "--show", "traverse", "--images", "x.png"), "images have no effect with --show traverse"),
         (("toy", "--show", "traverse", "--steps", 3), "steps has no effect"),
+        (("toy", "--show", "edit", "--images", "x.png"), "show edit needs --images, and --having and --lacking"),
+        (("toy", "--having", "x.png"), "having has no effect without --show edit"),
         (("classes", "--show", "interpolate", "--label", "3", "4"), "show interpolate is of one class, not of 2"),
         (("classes", "--show", "reconstruct", "--label", "3", "--images", "x.png"), "label has no effect with --show"),
     ],

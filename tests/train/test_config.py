@@ -16,6 +16,13 @@ def test_defaults_then_recipe_then_user() -> None:
     assert (config.batch_size, origins["batch_size"]) == (32, "default")
 
 
+def test_a_recipes_warmup_leaves_half_of_a_shorter_run() -> None:
+    recipe = {**RECIPE, "warmup": 2.0}
+    assert [resolve(TrainConfig(epochs=n), recipe, "net")[0].warmup for n in (1, 3, 4, 50)] == [0.5, 1.5, 2.0, 2.0]
+    with pytest.raises(InputError, match=r"warmup \(3.0 epochs\) leaves nothing of 3 epochs"):
+        resolve(TrainConfig(epochs=3, warmup=3.0), recipe, "net")
+
+
 def test_a_recipe_is_for_its_own_optimizer_and_schedule() -> None:
     config, origins = resolve(TrainConfig(optimizer="adam", schedule="cosine"), RECIPE, "net")
     assert (config.lr, origins["lr"]) == (0.001, "default")
