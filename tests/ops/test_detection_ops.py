@@ -1,5 +1,6 @@
 """Boxes, suppression, regions, anchors, matching against torchvision and loops written from the definitions."""
 
+import importlib
 import math
 import sys
 
@@ -28,8 +29,10 @@ def some(count: int, size: float = 100, integer: bool = False, dtype: torch.dtyp
     return torch.cat([points[:, :2].minimum(points[:, 2:]), points[:, :2].maximum(points[:, 2:])], 1)
 
 
-def test_nms_has_the_indices_of_torchvision() -> None:
+def test_nms_has_the_indices_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    ways = importlib.import_module("foveal.ops.nms")  # the module, whose name in the package is the function
     for number in range(2000):
+        monkeypatch.setattr(ways, "FEW", number % 200)  # the way for few boxes and the one for many
         torch.manual_seed(number)
         count = int(torch.randint(0, 150, ()))
         dtype = torch.float64 if number % 5 == 0 else torch.float32
@@ -60,6 +63,7 @@ def test_nms_of_many_boxes_in_blocks() -> None:
 def test_nms_takes_no_notice_of_boxes_that_are_not_finite() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [math.nan, 0, 9, 9], [0, 0, 9, 9], [0, 0, math.inf, 9]])
     assert nms(boxes, torch.tensor([0.5, 0.9, 0.4, 0.8]), 0.5).tolist() == [1, 3, 0]
+    assert batched_nms(boxes, torch.tensor([0.5, 0.9, 0.4, 0.8]), torch.zeros(4).long(), 0.5).tolist() == [1, 3, 0]
     for wrong in (math.nan, math.inf, 2e38):  # among so many that they are settled in blocks
         torch.manual_seed(0)
         boxes, scores = some(600, 30, dtype=torch.float32), torch.rand(600)
