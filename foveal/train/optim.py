@@ -15,8 +15,7 @@ from foveal.train.depth import layers
 def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of one player. Biases and norm parameters, all of one dimension, are not decayed.
 
-    With `layer_decay` d the l-th of L layers learns at the rate lr d^(L - l). Where torch has the update of all weights
-    as one kernel on every device, it is that one, which reads each number once: AdamW five times as fast on a CPU.
+    With `layer_decay` d the l-th of L layers learns at the rate lr d^(L - l).
     """
     parameters = [parameter for parameter in player.parameters() if parameter.requires_grad]
     if not parameters:
@@ -30,18 +29,17 @@ def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optim
         groups.append({"params": [p for p in learning if p.ndim > 1], "lr": rate, "weight_decay": weight_decay})
         groups.append({"params": [p for p in learning if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
-    fused = not config.shard or None  # torch's default for what lies in shards, of which its kernels refuse some
     match config.optimizer:
         case "sgd":
-            return torch.optim.SGD(groups, lr, momentum=config.momentum, nesterov=config.nesterov, fused=fused)
+            return torch.optim.SGD(groups, lr, momentum=config.momentum, nesterov=config.nesterov)
         case "adagrad":
             return torch.optim.Adagrad(groups, lr)
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr, alpha=config.decay, momentum=config.momentum)
         case "adam":
-            return torch.optim.Adam(groups, lr, betas=config.betas, fused=fused)
+            return torch.optim.Adam(groups, lr, betas=config.betas)
         case "adamw":
-            return torch.optim.AdamW(groups, lr, betas=config.betas, fused=fused)
+            return torch.optim.AdamW(groups, lr, betas=config.betas)
         case _:
             return torch.optim.LBFGS(parameters, lr, line_search_fn="strong_wolfe")
 
