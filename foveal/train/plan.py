@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
+from torch import nn
 
 from foveal.errors import InputError, nearest
+from foveal.nn.taps import TapConv2d
 from foveal.structures import Batch
 from foveal.system import System
 from foveal.train.config import TrainConfig
@@ -28,7 +30,8 @@ WORTH_MEASURING = 600.0  # seconds
 class Plan:
     """One way to run a step.
 
-    channels_last: images, maps and kernels lie in memory with their channels together.
+    channels_last: images, maps and kernels lie in memory with their channels together; then, on small maps, the
+                   gradient of kernels is summed up tap by tap (nn/taps.py).
     precision:     of the products: "float32", or autocast to "bfloat16" or "float16"; weights stay float32.
     compile:       torch.compile of each player.
     """
@@ -60,6 +63,10 @@ class Plan:
         """Lay out the parameters and wrap the players; what another plan did before is undone."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         system.to(memory_format=layout)
+        by_taps = self.channels_last and not self.compile  # in other layouts their gradients would have to be copied
+        for module in system.modules():
+            if type(module) in (nn.Conv2d, TapConv2d):
+                module.__class__ = TapConv2d if by_taps else nn.Conv2d
         for player in system.players.values():
             player._compiled_call_impl = None  # what nn.Module.compile sets
             if self.compile:
