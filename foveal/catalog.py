@@ -7,6 +7,7 @@ own table VARIANTS.
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
+from functools import cache
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -351,10 +352,17 @@ def _needs_systems(name: str) -> bool:
     return any(holds_systems(hint) and not is_base(hint) for hint in hints.values())
 
 
-def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
-    """Other names whose systems these weights are of: of the same family, or else of any."""
+@cache
+def _outline(name: str) -> Any:
+    """A system without numbers, on "meta". Kept, as there are many to compare a file with."""
     import torch
 
+    with torch.device("meta"):
+        return create(name)
+
+
+def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
+    """Other names whose systems these weights are of: of the same family, or else of any."""
     from foveal.weights import fits
 
     made = [name for name in ENTRIES if not _needs_systems(name)]
@@ -363,8 +371,7 @@ def _fitting(system: Any, state: Mapping[str, Any]) -> list[str]:
     for names in (relatives, others):
         if fits(system, state):  # but for its classes
             break
-        with torch.device("meta"):
-            found = [name for name in names if fits(create(name), state)]
+        found = [name for name in names if fits(_outline(name), state)]
         if found:
             return found[:3]
     return []
