@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.generate.autoregressive import Autoregressive, GridNetwork, Step
@@ -47,7 +46,7 @@ class GatedPixelCNNSpec(GeneratorSpec):
 
 
 def gate(x: Tensor) -> Tensor:
-    """(B, 2p, H, W) -> (B, p, H, W)."""
+    """(B, 2p, ...) -> (B, p, ...)."""
     f, g = x.chunk(2, 1)
     return f.tanh() * g.sigmoid()
 
@@ -74,7 +73,8 @@ class Vertical(nn.Module):
 
 
 class Horizontal(nn.Module):
-    """A layer of the horizontal stack: h -> what is added to it, (B, F, H, W) -> (B, p, H, W).
+    """A layer of the horizontal stack: h -> what is added to it, (B, F, H, W) -> (B, p, H, W); with a memory (n, F) ->
+    (n, p), of one pixel.
 
     ins, outs: (F,), (p,) the channel of each feature.
     first, classes: as of Vertical.
@@ -136,7 +136,7 @@ class GatedNetwork(GridNetwork):
         """Logits, by what the first layer gives."""
         for layer, a in zip(self.layers, told, strict=True):
             h = h + layer(h, a, classes, memory)
-        return self.output(relu(self.head(relu(h), memory)), memory)
+        return self.output(self.head(h.relu(), memory).relu(), memory)
 
     def begin(self, width: int, classes: Tensor | None) -> Step:
         memory = Memory(width)
@@ -147,10 +147,10 @@ class GatedNetwork(GridNetwork):
                 last = self.features(x[:, :, max(0, row - 1)][:, :, None])
                 rows[:] = self._told(last if row else torch.zeros_like(last), classes, memory)
             memory.row, memory.column = row, column
-            told = [a[..., column : column + 1] for a in rows]
+            told = [a[..., 0, column] for a in rows]
             h = self.first(self.around(self.first.left, x, row, column), told[0], classes, memory)
             logits = self._after(h, told[1:], classes, memory)
-            return self.by_level(logits)[..., 0, 0]
+            return self.by_level(logits)
 
         return step
 

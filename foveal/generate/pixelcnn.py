@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import relu
 
 from foveal.classify.labels import CIFAR_10, DIGITS
 from foveal.errors import InputError
@@ -60,8 +59,11 @@ def check_network(width: int, depth: int, kernel: int, first: int, head: int) ->
 
 
 def with_class(x: Tensor, bias: nn.Embedding | None, classes: Tensor | None) -> Tensor:
-    """(B, F, H, W) with what is known of the classes (B,) added in all places."""
-    return x if bias is None or classes is None else x + bias(classes)[..., None, None]
+    """(B, F, ...) with what is known of the classes (B,) added in all places."""
+    if bias is None or classes is None:
+        return x
+    known = bias(classes)
+    return x + known.view(*known.shape, *[1] * (x.dim() - 2))
 
 
 def features_of(width: int, channels: int) -> tuple[Tensor, Tensor]:
@@ -70,7 +72,8 @@ def features_of(width: int, channels: int) -> tuple[Tensor, Tensor]:
 
 
 class Block(nn.Module):
-    """y = x + expand(relu(conv(relu(reduce(relu(x)) + bias of the class)))). (B, 2h, H, W) -> the same."""
+    """y = x + expand(relu(conv(relu(reduce(relu(x)) + bias of the class)))). (B, 2h, H, W) -> the same; with a memory
+    (n, 2h) -> the same, of one pixel."""
 
     def __init__(self, inner: Tensor, outer: Tensor, kernel: int, classes: int) -> None:
         super().__init__()
@@ -80,8 +83,8 @@ class Block(nn.Module):
         self.expand = CausalConv2d(inner, outer)
 
     def forward(self, x: Tensor, classes: Tensor | None, memory: Memory | None = None) -> Tensor:
-        y = with_class(self.reduce(relu(x), memory), self.bias, classes)
-        return x + self.expand(relu(self.conv(relu(y), memory)), memory)
+        y = with_class(self.reduce(x.relu(), memory), self.bias, classes)
+        return x + self.expand(self.conv(y.relu(), memory).relu(), memory)
 
 
 class ResidualNetwork(GridNetwork):
@@ -117,7 +120,7 @@ class ResidualNetwork(GridNetwork):
     def _after(self, x: Tensor, classes: Tensor | None, memory: Memory | None = None) -> Tensor:
         for block in self.blocks:
             x = block(x, classes, memory)
-        return self.output(relu(self.head(relu(x), memory)), memory)
+        return self.output(self.head(x.relu(), memory).relu(), memory)
 
     def begin(self, width: int, classes: Tensor | None) -> Step:
         memory = Memory(width)
@@ -125,7 +128,7 @@ class ResidualNetwork(GridNetwork):
         def step(x: Tensor, row: int, column: int) -> Tensor:
             memory.row, memory.column = row, column
             logits = self._after(self.first(self.around(self.first, x, row, column), memory), classes, memory)
-            return self.by_level(logits)[..., 0, 0]
+            return self.by_level(logits)
 
         return step
 

@@ -114,13 +114,13 @@ class States:
         return self.memory.column + 1
 
     def keep(self, h: Tensor, c: Tensor) -> Tensor:
-        """(n, h) -> (n, h, 1, 1), h."""
+        """(n, h) each; h."""
         self.own[:, :, self.memory.column + 1] = torch.stack([h, c])
-        return h[..., None, None]
+        return h
 
 
 class PixelLSTM(nn.Module):
-    """(B, F, H, W) -> (B, h, H, W); with a memory (n, F, 1, 1) -> (n, h, 1, 1), of one pixel.
+    """(B, F, H, W) -> (B, h, H, W); with a memory (n, F) -> (n, h), of one pixel.
 
     outer, inner: (F,), (h,) the channel of each feature.
     seen, states: how many pixels L and K see.
@@ -151,7 +151,7 @@ class PixelLSTM(nn.Module):
 
         def answer(gates: Tensor) -> Tensor:
             h, c = self.before(states, states.place())
-            return states.keep(*cell(gates.flatten(1) + linear(h.flatten(1), weight), c))
+            return states.keep(*cell(gates + linear(h.flatten(1), weight), c))
 
         return answer
 
@@ -202,8 +202,8 @@ class DiagonalBiLSTM(nn.Module):
 
     def _right_by_pixel(self, x: Tensor, classes: Tensor | None, memory: Memory) -> Callable[[Tensor], Tensor]:
         """Each row is scanned from the right when it is whole, for the row below."""
-        seen = x.new_zeros(*x.shape[:2], 1, memory.width)
-        told = x.new_zeros(len(x), self.right.state.in_channels, 1, memory.width)
+        seen = x.new_zeros(*x.shape, memory.width)
+        told = x.new_zeros(len(x), self.right.state.in_channels, memory.width)
         mirrored = Memory(memory.width)
 
         def answer(x: Tensor) -> Tensor:
@@ -211,12 +211,11 @@ class DiagonalBiLSTM(nn.Module):
             if mirrored.row != memory.row:
                 row = []
                 for mirrored.column in range(memory.width):
-                    row.append(self.right(seen[..., -1 - mirrored.column, None], classes, mirrored))
-                told = torch.cat(row, 3).flip(3)
+                    row.append(self.right(seen[..., -1 - mirrored.column], classes, mirrored))
+                told = torch.stack(row[::-1], 2)
                 mirrored.row = memory.row
-            here = slice(memory.column, memory.column + 1)
-            seen[..., here] = x
-            return told[..., here]
+            seen[..., memory.column] = x
+            return told[..., memory.column]
 
         return answer
 

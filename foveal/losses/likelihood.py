@@ -35,10 +35,11 @@ def bernoulli_log_probability(levels: Tensor, logits: Tensor) -> Tensor:
 
     Cross-entropy with grey values v, which is often taken for a likelihood, lacks the term that lets probabilities sum
     to one (Loaiza-Ganem and Cunningham 2019, arXiv:1907.06845, for densities). Over levels it is that of a geometric
-    series: ln P(k) = k t - ln sum_j e^(j t), t = logits / 255. Of what broadcasts together, in nats.
+    series, P(k) = e^(k t) / sum_j e^(j t), t = logits / 255, which by the bits of j is the product of 1 + e^(2^i t), i
+    from 0 to 7: the bits of a level are independent, with logits 2^i t. Nothing overflows or cancels, at t = 0 either.
+
+    levels: whole numbers from 0 to 255, of any type; what broadcasts together -> its shape, in nats.
     """
-    steps = logits / TOP
-    # sum_j e^(j t) = e^(255 t) sum_j e^(-j t): with |t| nothing overflows, and the limit for t = 0 is 256.
-    size = steps.abs().clamp(min=torch.finfo(logits.dtype).tiny)
-    total = torch.log(torch.expm1(-(TOP + 1) * size) / torch.expm1(-size))
-    return levels.to(logits) * steps - TOP * steps.clamp(min=0) - total
+    places = torch.arange(8, device=levels.device)
+    bits = levels.long()[..., None] >> places & 1
+    return logsigmoid((2 * bits - 1) * 2**places * (logits / TOP)[..., None]).sum(-1)

@@ -50,8 +50,8 @@ class Memory:
 class CausalConv2d(nn.Conv2d):
     """A pixel sees the rows above, what lies at the left, and of itself what its masks allow.
 
-    (B, inputs, H, W) -> (B, outputs, H, W); with a memory (n, inputs, 1, 1) -> (n, outputs, 1, 1), of one pixel. Mask A
-    with a memory is given all that its kernel covers, (n, inputs, *kernel_size): what the pixel is shows only later.
+    (B, inputs, H, W) -> (B, outputs, H, W); with a memory (n, inputs) -> (n, outputs), of one pixel. Mask A with a
+    memory is given all that its kernel covers, (n, inputs, *kernel_size): what the pixel is shows only later.
 
     ins, outs: (inputs,), (outputs,) int64, the channel of each feature.
     own:       mask B, and not A.
@@ -77,26 +77,27 @@ class CausalConv2d(nn.Conv2d):
         return conv2d(pad(x, (self.side, right, self.above, 0)), self.weight * self.mask, self.bias)
 
     def _asked_by_pixel(self, x: Tensor, memory: Memory) -> Callable[[Tensor], Tensor]:
-        taps = self.weight * self.mask
+        taps, bias = self.weight * self.mask, self.bias
         if not (self.own and self.side):  # there is nothing to keep
-            row_of_taps = taps.flatten(1)
-            return lambda x: linear(x.flatten(1), row_of_taps, self.bias)[..., None, None]
-        taps = taps.permute(0, 2, 3, 1)  # (outputs, rows, columns, inputs)
-        weight = torch.cat([taps[:, :-1].flatten(1), taps[:, -1, : self.side + 1].flatten(1)], 1)
-        seen = x.new_zeros(len(x), self.above + 1, memory.width + 2 * self.side, x.shape[1])  # the last rows
-        row = memory.row
+            weight = taps.flatten(1)
+            return lambda x: linear(x.flatten(1), weight, bias)
+        # What is kept of the last rows lies column by column, (n, columns, rows, inputs), so that what the kernel
+        # covers is one piece of it, which is multiplied where it lies.
+        weight = taps.permute(0, 3, 2, 1).flatten(1)
+        rows, side, inputs = self.above + 1, self.side, x.shape[1]
+        seen = x.new_zeros(len(x), memory.width + 2 * side, rows, inputs)
+        flat, row = seen.flatten(1), memory.row
 
         def answer(x: Tensor) -> Tensor:
             nonlocal row
             if memory.row != row:
                 row = memory.row
-                seen.copy_(seen.roll(-1, 1))
-                seen[:, -1] = 0
-            column = memory.column
-            seen[:, -1, column + self.side] = x.flatten(1)
-            rows = seen[:, :-1, column : column + 2 * self.side + 1]
-            left = seen[:, -1, column : column + self.side + 1]
-            return linear(torch.cat([rows.flatten(1), left.flatten(1)], 1), weight, self.bias)[..., None, None]
+                seen.copy_(seen.roll(-1, 2))
+                seen[:, :, -1] = 0
+            start = memory.column * rows * inputs
+            own = start + ((side + 1) * rows - 1) * inputs
+            flat[:, own : own + inputs] = x
+            return linear(flat[:, start : start + weight.shape[1]], weight, bias)
 
         return answer
 

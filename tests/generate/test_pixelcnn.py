@@ -119,7 +119,7 @@ def test_what_rounding_could_decide_is_asked_of_the_whole(monkeypatch: pytest.Mo
     asked = []
     whole = autoregressive._whole
     monkeypatch.setattr(autoregressive, "_whole", lambda *given: asked.append(1) or whole(*given))
-    monkeypatch.setattr(autoregressive, "DOUBT", 1.0)
+    monkeypatch.setattr(autoregressive, "DOUBT", 1e9)
     small("gated_pixelcnn_nano").sample(1, generator=torch.Generator().manual_seed(0))
     assert len(asked) == 6 * 6 * 3
 
@@ -259,11 +259,28 @@ def test_rounding_is_far_below_what_is_held_to_be_in_doubt(name: str) -> None:
     system = small(name, Preprocess((12, 12), "squash", 1.0, (0.5,) * 3, (0.5,) * 3))
     x = torch.randint(0, 256, (3, 3, 12, 12), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        borders, step = system.network(x).double().softmax(1).cumsum(1), system.network.begin(12, None)
+        whole, step = system.network(x), system.network.begin(12, None)
         for row in range(12):
             for column in range(12):
-                said = step(x, row, column).double().softmax(1).cumsum(1)
-                assert float((said - borders[..., row, column]).abs().max()) < autoregressive.DOUBT / 10
+                said = step(x, row, column)
+                off = (said - whole[..., row, column]).abs().max() / (1 + said.abs().max())
+                assert float(off) < autoregressive.DOUBT / 10
+
+
+@pytest.mark.parametrize("shift", [0.0, -30.0])
+def test_what_is_in_doubt_is_what_rounding_could_decide(shift: float) -> None:
+    """The logits below a border are all off by as much as they can be, those above by as much the other way."""
+    logits = shift + torch.randn(1, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    off = autoregressive.DOUBT * (1 + float(logits.abs().max()))
+    below = logits.softmax(1).cumsum(1)[0, 2].logit()  # the log odds of the third border
+    for share in (-1.01, -0.99, -0.01, 0.01, 0.99, 1.01):
+        number = (below + share * 2 * off).sigmoid()[None]
+        value, doubt = autoregressive._drawn(logits, number)
+        assert int(value) == (2 if share < 0 else 3)
+        assert doubt == (abs(share) < 1)
+        sign = torch.tensor([1.0] * 3 + [-1.0] * 4) * (1 if share > 0 else -1)
+        other, _ = autoregressive._drawn(logits + off * sign, number)
+        assert (int(other) != int(value)) == (abs(share) < 1)
 
 
 def test_a_class_that_nobody_names_is_the_likely_one() -> None:

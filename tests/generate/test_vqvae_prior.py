@@ -54,6 +54,18 @@ def test_the_loss_is_that_of_codes_one_by_one(conditional: bool) -> None:
     assert float(found["nll"].detach()) == pytest.approx(total / 64, rel=1e-5)
 
 
+def test_gradients_are_right() -> None:
+    """As test_contract.py has them of other systems, of larger weights, so that rounding does not hide small ones."""
+    system = build(conditional=True)
+    with torch.no_grad():
+        for parameter in system.network.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    found = [foveal.check_gradients(system, batch_of(system), step=step) for step in (1e-5, 1e-6, 1e-7)]
+    errors = {parameter: min(each[parameter] for each in found) for parameter in found[0]}
+    assert errors.keys() == {f"network.{name}" for name, _ in system.network.named_parameters()}
+    assert max(errors.values()) < 1e-5, max(errors, key=errors.get)
+
+
 def test_the_codes_learn_nothing(tmp_path: Path) -> None:
     codes = vqvae()
     kept = {name: value.clone() for name, value in codes.state_dict().items()}

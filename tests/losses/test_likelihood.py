@@ -67,6 +67,19 @@ def test_gradients_are_right() -> None:
     assert torch.autograd.gradcheck(bernoulli_log_probability, (levels, logits))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_of_bernoulli_are_those_of_the_sum_over_levels(dtype: torch.dtype) -> None:
+    """k / 255 less the mean of j / 255, of which the sum is written out, for logits as near to zero as can be too."""
+    sizes = torch.tensor([0.0, 1e-42, 1e-30, 1e-9, 1e-7, 1e-5, 1e-3, 0.1, 1.0, 30.0, 500.0], dtype=dtype)
+    logits = torch.cat([sizes, -sizes])[:, None].requires_grad_()
+    for level in (0, 100, 255):
+        (found,) = torch.autograd.grad(bernoulli_log_probability(torch.tensor(level), logits).sum(), logits)
+        shares = LEVELS.double() / 255
+        mean = ((shares * logits.detach().double()).softmax(1) * shares).sum(1, keepdim=True)
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+        torch.testing.assert_close(found.double(), level / 255 - mean, rtol=0, atol=tolerance)
+
+
 def test_bernoulli_is_cross_entropy_over_its_sum() -> None:
     logits = torch.tensor([-3.0, 0.0, 0.4, 9.0], dtype=torch.float64)[:, None]
     p, v = logits.sigmoid(), LEVELS.double() / 255
