@@ -38,7 +38,7 @@ OTHER_SIDES = {
     "pixelrnn_diagonal": (8,),
 }
 
-# What makes a system small enough to be tried.
+# What makes a system small enough to be tried, besides `smaller`.
 SMALL_SSD: dict[str, Any] = {"extra": (), "shapes": (4, 6), "scales": (0.1, 0.3, 0.5), "hidden": 8}
 OTHER_FIELDS: dict[str, dict[str, Any]] = {
     # Blocks that are all alike.
@@ -51,8 +51,13 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "gated_pixelcnn": {"layers": 3},
     "pixelrnn_row": {"layers": 2},
     "pixelrnn_diagonal": {"layers": 2},
-    # Each crop takes as long as an image.
-    "rcnn_vgg16": {"regions": 4, "sampled": 8, "side": 48, "context": 4},
+    # Its additional blocks are counted within a stage.
+    "resnet50_nonlocal": {"depths": (3, 4, 6, 3)},
+    "resnet101_nonlocal": {"depths": (3, 4, 6, 3)},
+    # Each region or crop takes as long as an image.
+    "fasterrcnn_resnet50_c4": {"proposals": 16, "sampled_regions": 16, "region": 4},
+    "fasterrcnn_resnet50_fpn_v2": {"proposals": 16, "sampled_regions": 16},
+    "rcnn_vgg16": {"regions": 4, "sampled": 4, "side": 48, "context": 4},
     "rcnn_nano": {"regions": 4, "sampled": 8},
     "ssd300_vgg16": SMALL_SSD,
     "ssd512_vgg16": SMALL_SSD,
@@ -86,13 +91,20 @@ def members(labels: Sequence[str]) -> tuple[System, ...]:
     return made
 
 
+def smaller(spec: Any) -> dict[str, Any]:
+    """What holds for two blocks of a stage holds for many, and so it does for units of a hidden layer."""
+    depths, hidden = getattr(spec, "depths", ()), getattr(spec, "hidden", 0)
+    fields = {"depths": tuple(min(depth, 2) for depth in depths)} if sum(depths) > 8 else {}
+    return fields | ({"hidden": 64} if isinstance(hidden, int) and hidden > 1024 else {})
+
+
 def build(name: str, **fields: Any) -> Any:
     if name == "ensemble":
         fields["members"] = members(fields.get("labels", small_digits().labels))
     if name.startswith("vqvae_prior"):
         torch.manual_seed(0)
         fields["codes"] = foveal.create(name.replace("_prior", ""), image_size=8)
-    fields = OTHER_FIELDS.get(name, {}) | fields
+    fields = smaller(variant(name)) | OTHER_FIELDS.get(name, {}) | fields
     sides = OTHER_SIDES.get(name, SIDES)
     for side in sides:
         torch.manual_seed(0)
