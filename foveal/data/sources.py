@@ -67,7 +67,9 @@ def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     path = Path(name)
     if name in BUILT_IN:
         dataset = BUILT_IN[name](None if task == "generate" else task)
-    elif task == "generate" and path.is_dir() and not subfolders(path) and (files := image_files(path, None, complain)):
+    elif name and task == "generate" and path.is_dir() and not subfolders(path):
+        if not (files := image_files(path, None, complain)):
+            raise InputError(f"{name} has no images in it")
         dataset = _unlabelled(name, ImageFiles(path, files))
     elif name and path.is_dir():
         dataset = _from_layout(path, complain)

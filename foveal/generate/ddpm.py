@@ -18,6 +18,7 @@ Departs from the paper: the times of a batch are spread evenly over all T from a
 which makes losses less random (the low-discrepancy sampler of Kingma, Salimans, Poole and Ho 2021, arXiv:2107.00630).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -160,6 +161,8 @@ class DDPM(Generator):
             raise InputError(f"there is no solver {solver!r}{nearest(str(solver), get_args(Solver))}")
         if guidance is not None and not (self.labels and self.spec.drop_class):
             raise self._cannot("be guided: it was not trained with conditional, and a drop_class above 0")
+        if guidance is not None and not math.isfinite(guidance):
+            raise InputError(f"guidance must be a finite number, not {guidance}")
         classes = self.asked(n, labels)
         x, earlier = self.noise(n, *self.shape, generator=generator), None
         times = chosen_times(total, steps)

@@ -12,6 +12,9 @@ A class y adds to what goes into each gate a row of numbers of its own: tanh(f +
 
 The first layer has no h to add to, and sees of its own row only what is before; later layers see their own place, which
 knows no more.
+
+A gate lets less through than comes in, and nothing is added to the vertical stack that would keep a signal alive. So
+weights begin larger than torch's, as those of layers with relus do.
 """
 
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from foveal.classify.labels import DIGITS, IMAGENET_1K
 from foveal.generate.autoregressive import Autoregressive, GridNetwork, Step
 from foveal.generate.generator import LEVELS, GeneratorSpec
 from foveal.generate.pixelcnn import COLOUR, NANO_RECIPE, RECIPE, check_network, grey, with_class
+from foveal.nn.init import init_for_relu
 from foveal.nn.masked import AboveConv2d, CausalConv2d, Memory, channel_of
 
 
@@ -172,10 +176,11 @@ class GatedPixelCNN(Autoregressive):
             head=spec.head,
             classes=len(self.labels),
         )
+        init_for_relu(self.network)
 
 
 VARIANTS = {
     # Section 3.3 of the paper, for ImageNet.
     "gated_pixelcnn": GatedPixelCNNSpec(IMAGENET_1K, COLOUR, {**RECIPE, "epochs": 20, "batch_size": 128}),
-    "gated_pixelcnn_nano": GatedPixelCNNSpec(DIGITS, grey(8), NANO_RECIPE, width=32, layers=6, kernel=3, head=64),
+    "gated_pixelcnn_nano": GatedPixelCNNSpec(DIGITS, grey(8), NANO_RECIPE, width=32, layers=4, kernel=3, head=64),
 }

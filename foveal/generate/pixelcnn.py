@@ -192,7 +192,7 @@ HALVES = (0.5, 0.5, 0.5)
 COLOUR = Preprocess((32, 32), "squash", 1.0, HALVES, HALVES)
 RECIPE: dict[str, Any] = {"optimizer": "adam", "lr": 1e-3, "batch_size": 16, "ema": 0.999}
 # A running mean of a thousand steps would still hold weights of the start, for a run takes fewer.
-NANO_RECIPE: dict[str, Any] = {**RECIPE, "lr": 5e-3, "batch_size": 32, "ema": 0.99, "epochs": 20}
+NANO_RECIPE: dict[str, Any] = {"lr": 1e-2, "weight_decay": 0.3, "batch_size": 32, "ema": 0.99, "epochs": 20}
 
 VARIANTS = {
     "pixelcnn": PixelCNNSpec(CIFAR_10, COLOUR, {**RECIPE, "epochs": 100}),

@@ -18,6 +18,19 @@ SHOWN = 16  # images
 MEASURED = 256  # images that are made to be judged
 SECONDS = 120.0  # that making them may take
 SAID = {
+    "loss": "The sum of the terms above, which training lowers.",
+    "noise": "Mean square of what the network's answer is off the noise that was added.",
+    "nll": "-ln p(image), an exact one, over the channels of its pixels.",
+    "reconstruction": "How far what the system remembers of an image is off it.",
+    "kl": "What the codes of images tell beyond those of new ones.",
+    "commitment": "How far codes are off the vectors that they stand for.",
+    "codebook": "The same, as it moves the codes.",
+    "discriminator_real": "How far real images are from seeming real to it.",
+    "discriminator_fake": "How far made images are from seeming made to it.",
+    "discriminator_penalty": "On the slope of what it says.",
+    "discriminator_loss": "The sum of these, which the discriminator lowers.",
+    "generator_fool": "How far made images are from seeming real to the discriminator.",
+    "generator_loss": "The same, which the generator lowers.",
     "bits_per_dim": "What it takes to write down a channel of a pixel by the probabilities that the system gives.",
     "perplexity": "How many codes there would be if all were used alike.",
     "frechet": "Distance of the judge's features of made and real images; less is better, for one number of images.",

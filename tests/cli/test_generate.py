@@ -64,6 +64,9 @@ def test_classes_that_are_not_there(tmp_path: Path, fails: Run) -> None:
         Image.new("L", (8, 8), shade).save(folder / f"{shade}.png")
     told = fails("train", "ddpm_nano", "--data", folder, "--conditional", "--out", tmp_path / "run", *SHORT)
     assert f"{folder} has no class for each image" in told
+    (tmp_path / "empty").mkdir()
+    told = fails("train", "ddpm_nano", "--data", tmp_path / "empty", "--out", tmp_path / "run", *SHORT)
+    assert f"{tmp_path / 'empty'} has no images in it" in told
     assert not (tmp_path / "run").exists()
 
 

@@ -211,6 +211,7 @@ def test_bad_input() -> None:
         ({"steps": 0}, "steps must be 1 to 6"),
         ({"solver": "dpmm"}, "no solver 'dpmm'; did you mean dpm"),
         ({"labels": "d"}, "unknown class 'd'"),
+        ({"guidance": math.nan}, "guidance must be a finite number, not nan"),
     ]:
         with pytest.raises(foveal.InputError, match=text):
             system.sample(2, **arguments)

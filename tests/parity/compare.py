@@ -160,7 +160,12 @@ def on_meta(build: Callable[[], nn.Module]) -> nn.Module:
 
 def row(variant: str, package: str, model: str, layout: str, figures: Mapping[str, float]) -> dict[str, object]:
     """A row of the table of parity, for `record_property("parity", ...)`; conftest.py gathers and writes them."""
-    return {"variant": variant, "oracle": f"{package} {version(package)} `{model}`", "layout": layout, **figures}
+    return {"variant": variant, "oracle": by(package, model), "layout": layout, **figures}
+
+
+def by(package: str, model: str) -> str:
+    """The oracle as the table of parity names it."""
+    return f"{package} {version(package)} `{model}`"
 
 
 def check_published(name: str, weights: str = "IMAGENET1K_V1") -> None:

@@ -24,15 +24,25 @@ Each line is one test on the CPU in float64 (torch {torch.__version__.split("+")
 statistics and affine terms, in the oracle and, through foveal's importer of the named layout, in foveal's system; the
 same images, which classifiers see at 64 x 64 pixels unless another size is named. `logits` is the relative error
 |ours - theirs| / |theirs| of what the network says; of a detector it is the largest among its outputs and the terms of
-its loss. `gradients` is the largest such error among the gradients of all parameters and, of a classifier, of the
-images. A test fails above 1e-9; those of RetinaNet v2 and FCOS fail above 1e-7, because the oracle adds 1e-7 square
-pixels to the denominators of its GIoU. Parameters are those of the test, mostly with 5 classes; narrow and tiny systems
-have all parts of the variant, with fewer channels and layers.
+its loss, of a VAE that of its loss. `gradients` is the largest such error among the gradients of all parameters and, of
+a classifier or a diffusion model, of the images. A test fails above 1e-9; those of RetinaNet v2 and FCOS fail above
+1e-7, because the oracle adds 1e-7 square pixels to the denominators of its GIoU. Parameters are those of the test,
+mostly with 5 classes; narrow and tiny systems have all parts of the variant, with fewer channels and layers.
 
 Made by `pytest tests/parity --parity-table docs/parity.md`.
 
 | {" | ".join(COLUMNS)} |
 |---|---|---|--:|--:|--:|
+"""
+STEP_COLUMNS = ("step", "oracle", "cases", "error")
+STEP_HEAD = f"""
+## Steps
+
+What systems do that has no weights to import: the steps of diffusion, with given noise and the same answers of a
+network, and codes. The largest relative error of all cases, such as schedules and numbers of steps.
+
+| {" | ".join(STEP_COLUMNS)} |
+|---|---|--:|--:|
 """
 
 
@@ -41,20 +51,25 @@ def cell(value: str | int | float) -> str:
 
 
 class ParityTable:
-    """Gathers what tests recorded under "parity", from all workers, and writes it at the end."""
+    """Gathers what tests recorded under "parity" and "step", from all workers, and writes it at the end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, Any]] = []
+        self.steps: dict[tuple[str, str], list[float]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
             self.rows += [value for name, value in report.user_properties if name == "parity"]
+            for what, by, error in (value for name, value in report.user_properties if name == "step"):
+                self.steps.setdefault((what, by), []).append(error)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         lines = sorted(" | ".join(cell(row[column]) for column in COLUMNS) for row in self.rows)
-        self.path.write_text(HEAD + "".join(f"| {line} |\n" for line in lines), "utf-8")
-        terminalreporter.write_line(f"{len(lines)} rows in {self.path}")
+        steps = [f"{what} | {by} | {len(e)} | {cell(max(e))}" for (what, by), e in sorted(self.steps.items())]
+        tables = "".join(f"| {line} |\n" for line in lines), "".join(f"| {line} |\n" for line in steps)
+        self.path.write_text(HEAD + tables[0] + STEP_HEAD + tables[1], "utf-8")
+        terminalreporter.write_line(f"{len(lines) + len(steps)} rows in {self.path}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,5 +1,6 @@
 """DCGAN against a plain Sequential in the layout of pytorch/examples, each player from a file of its own."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,15 @@ from foveal.catalog import create
 from foveal.errors import InputError
 from foveal.weights import load_weights, translate
 
-from .compare import TOLERANCE, randomise, relative_error
+from .compare import (
+    TOLERANCE,
+    compare_gradients,
+    gradients_of,
+    parameters_of,
+    randomise,
+    relative_error,
+    row,
+)
 
 
 class Main(nn.Module):
@@ -49,7 +58,7 @@ FIELDS = {"latent": 10, "width": 8}
 
 
 @pytest.mark.parametrize("player", PLAYERS)
-def test_equal_to_the_plain_layout(player: str, tmp_path: Path) -> None:
+def test_equal_to_the_plain_layout(player: str, tmp_path: Path, record_property: Callable[..., None]) -> None:
     reference, file = randomise(PLAYERS[player]()), tmp_path / "weights.safetensors"
     save_file(reference.state_dict(), file)
     torch.manual_seed(0)
@@ -72,12 +81,15 @@ def test_equal_to_the_plain_layout(player: str, tmp_path: Path) -> None:
     direction = torch.randn_like(wanted)
     (found * direction).sum().backward()
     (wanted * direction).sum().backward()
-    assert relative_error(found, wanted) < TOLERANCE
-    gradients = translate(system, {name: p.grad for name, p in reference.named_parameters()})[1]
-    ours = {f"{player}.{name}": p.grad for name, p in system.players[player].named_parameters()}
-    assert ours.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        assert relative_error(ours[name], gradient) < TOLERANCE, name
+    error = relative_error(found, wanted)
+    assert error < TOLERANCE
+    gradients = translate(system, gradients_of(reference))[1]
+    mine = system.players[player]
+    worst = compare_gradients(
+        {f"{player}.{name}": gradient for name, gradient in gradients_of(mine).items()}, gradients
+    )
+    figures = {"parameters": parameters_of(mine), "logits": error, "gradients": worst}
+    record_property("parity", row(f"dcgan ({player}, narrow)", "torch", "nn.Sequential", "pytorch_examples", figures))
 
 
 def test_files_of_other_sizes_are_told(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The fully connected variational autoencoder against plain layers in the layout of pytorch/examples."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,15 @@ from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.weights import load_weights, translate
 
-from .compare import TOLERANCE, randomise, relative_error
+from .compare import (
+    TOLERANCE,
+    compare_gradients,
+    gradients_of,
+    parameters_of,
+    randomise,
+    relative_error,
+    row,
+)
 
 
 class Plain(nn.Module):
@@ -34,7 +43,7 @@ class Plain(nn.Module):
         return (binary_cross_entropy(found, ink, reduction="sum") + kl) / len(ink)
 
 
-def test_equal_to_the_plain_layout(tmp_path: Path) -> None:
+def test_equal_to_the_plain_layout(tmp_path: Path, record_property: Callable[..., None]) -> None:
     reference, file = randomise(Plain(12, 5)), tmp_path / "vae.safetensors"
     save_file(reference.state_dict(), file)
     system = create("vae_fc", weights=file, hidden=12, latent=5)
@@ -49,12 +58,11 @@ def test_equal_to_the_plain_layout(tmp_path: Path) -> None:
     wanted = reference.negative_bound(ink, torch.randn(4, 5, dtype=torch.float64))
     found.backward()  # type: ignore[union-attr]
     wanted.backward()
-    assert relative_error(found, wanted) < TOLERANCE  # type: ignore[arg-type]
-    gradients = translate(system, {name: p.grad for name, p in reference.named_parameters()})[1]  # type: ignore[misc]
-    ours = {name: p.grad for name, p in system.named_parameters()}
-    assert ours.keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        assert relative_error(ours[name], gradient) < TOLERANCE, name
+    error = relative_error(found, wanted)  # type: ignore[arg-type]
+    assert error < TOLERANCE
+    worst = compare_gradients(gradients_of(system), translate(system, gradients_of(reference))[1])
+    figures = {"parameters": parameters_of(system), "logits": error, "gradients": worst}
+    record_property("parity", row("vae_fc (narrow)", "torch", "nn.Linear", "pytorch_examples", figures))
 
 
 def test_files_of_other_sizes_are_told(tmp_path: Path) -> None:

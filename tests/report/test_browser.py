@@ -96,9 +96,20 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, squares(), system)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a short training to make images."""
+    dataset = small_digits()
+    torch.manual_seed(0)
+    system = foveal.create("gan_nano", labels=dataset.labels, conditional=True)
+    run = tmp_path_factory.mktemp("runs") / "run"
+    foveal.train(system, dataset, TrainConfig(out=str(run), epochs=9, plan="eager", quiet=True, report=False))
+    return write_report(run, dataset, system)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("report", ["digits", "crowded", "found"])
+@pytest.mark.parametrize("report", ["digits", "crowded", "found", "made"])
 def test_the_page(browser: Browser, report: str, width: int, scheme: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(report)
     browser.open(path, width, scheme)
