@@ -13,6 +13,7 @@ from foveal.data.objects import EMPTY, ObjectTable, misplaced
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
+MANY = 1000  # objects in one image
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ def check(dataset: Dataset) -> DetectFindings:
             label = dataset.labels[labels[again]]
             found.duplicated.append(f"{name}: object {again + 1} ({label}) is object {first + 1} again")
     _sizes(dataset, seen, found)
+    many = [(name, len(one)) for name, one in zip(seen.names, objects, strict=True) if len(one) > MANY]  # type: ignore[arg-type]
+    found.notes.extend(
+        f"{name} has {count:,} objects: all are learned, and a step with this image may take much time and memory"
+        for name, count in many
+    )
     bare = sum(not len(one) for one in objects)  # type: ignore[arg-type]
     if bare:
         found.notes.append(f"{bare} of {len(objects)} images have no objects")

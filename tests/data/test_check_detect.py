@@ -172,7 +172,25 @@ def test_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(first < again for again, first in found.items())
 
 
-def test_an_image_with_30000_objects_is_checked_at_once() -> None:
+def test_an_image_with_30000_objects_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "train0.jpg", (4000, 3000))
+    document = coco(CLASSES, {f"train{n}.jpg": [(1, 2, 2, 9, 9)] for n in range(3)})
+    document["images"][0] |= {"width": 4000, "height": 3000}
+    corners = np.random.default_rng(0).uniform(0, 2900, (30_000, 2)).tolist()
+    document["annotations"] += [
+        {"id": 100 + n, "image_id": 10, "category_id": 2, "bbox": [x, y, 30, 20]} for n, (x, y) in enumerate(corners)
+    ]
+    for n in (1, 2):
+        picture(tmp_path / "train" / f"train{n}.jpg")
+    found = check_source(write_json(tmp_path / "train" / "train.json", document))
+    assert sum(counts["dog"] for counts in found.counts.values()) == 30_000
+    assert [note for note in found.notes if "30,001 objects" in note] == [
+        f"{tmp_path}/train/train0.jpg has 30,001 objects: all are learned, and a step with this image may take much "
+        "time and memory"
+    ]
+
+
+def test_30000_objects_are_compared_at_once() -> None:
     corners = np.random.default_rng(0).uniform(0, 4000, (30_000, 2))
     boxes = np.concatenate([corners, corners + 30], 1)
     boxes[7] = boxes[29_000]

@@ -38,6 +38,7 @@ ODD = {
     "a pixel": objects([[40, 40, 41, 41]]),
     "the corner": objects([[95, 95, 96, 96]]),
     "all of it, twice": objects([[0, 0, 96, 96], [0, 0, 96, 96]]),
+    "thousands": objects([[n % 80, n // 40, n % 80 + 9, n // 40 + 9] for n in range(3000)]),
 }
 
 
