@@ -98,8 +98,10 @@ def main() -> None:
     table = [["boxes", "operation", "foveal ms", "torchvision ms", "ratio", "target"]]
     for count in options.counts:
         for name, (ours, theirs) in cases(count).items():
-            times = max(1, min(20, int(0.02 / max(1e-6, seconds(theirs, 1)))))
             seconds(ours, 1)
+            # The first call takes longer, and so does any that is interrupted.
+            quickest = min(seconds(theirs, 1) for _ in range(4))
+            times = max(1, min(200, int(0.01 / max(1e-6, quickest))))
             turns = [(seconds(ours, times), seconds(theirs, times)) for _ in range(options.rounds)]
             own, other = ([1e3 * value for value in values] for values in zip(*turns, strict=True))
             ratio = paired(own, other)
