@@ -63,7 +63,7 @@ FAMILIES = {
     "retinanet_nano",
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
-    "detect.detr:DETR": "detr_resnet50 detr_resnet101 detr_nano",
+    "detect.detr:DETR": "detr_resnet50 detr_resnet50_dc5 detr_resnet101 detr_resnet101_dc5 detr_nano",
     "generate.vae:VAE": "vae_fc vae vae_fc_nano vae_nano",
     "generate.autoencoder:Autoencoder": "autoencoder autoencoder_nano",
     "generate.gan:GAN": "gan gan_nano",

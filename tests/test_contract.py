@@ -63,6 +63,9 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "ssd512_vgg16": SMALL_SSD,
     # Statistics that nobody has taken let the maps of so many layers grow until attention is all or nothing.
     "detr_resnet101": {"frozen_norm": False},
+    # All but the map is tried with the others.
+    "detr_resnet50_dc5": {"encoder_depth": 1, "decoder_depth": 2},
+    "detr_resnet101_dc5": {"encoder_depth": 1, "decoder_depth": 2},
     # Each time is a pass through the network.
     "ddpm_cifar10": {"timesteps": 4, "width": 32},
     "ddpm_nano": {"timesteps": 4, "width": 8, "groups": 2},

@@ -55,6 +55,18 @@ class Backbone(nn.Module):
         return maps
 
 
+def dilate(stage: nn.Sequential) -> None:
+    """Take its stride from a stage of a residual network: its map is twice as fine, and the convolutions after the
+    first block look at places twice as far apart, as far as they did. Weights stay what they are (Yu, Koltun and
+    Funkhouser 2017, arXiv:1705.09914)."""
+    for number, block in enumerate(stage):
+        for layer in block.modules():
+            if isinstance(layer, nn.Conv2d) and number == 0:
+                layer.stride = (1, 1)
+            elif isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+                layer.dilation = layer.padding = (2, 2)
+
+
 class _Maps(nn.Module):
     """All maps of a network, as a module that can be called with other tensors for its weights."""
 

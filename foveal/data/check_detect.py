@@ -9,10 +9,11 @@ from foveal.data.dataset import Dataset
 from foveal.data.files import Complaints
 from foveal.data.findings import Findings, Looks, look
 from foveal.data.image import ImageError, image_size
-from foveal.data.objects import BACKWARDS, CLIPPED, EMPTY, OUTSIDE, ObjectTable
+from foveal.data.objects import EMPTY, ObjectTable, misplaced
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
+MANY = 1000  # objects in one image
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class DetectFindings(Findings):
     outside:     boxes that stick out of their image, or lay outside.
     empty:       boxes without area.
     duplicated:  objects that are there twice.
-    implausible: what most boxes have in common and should not.
+    implausible: what many boxes have in common and should not.
     other_sizes: name -> the size that its annotation gives it, where it has another.
     """
 
@@ -53,11 +54,13 @@ class DetectFindings(Findings):
         super().add(complaints)
         for kind, texts in complaints.told.items():
             (self.empty if kind == EMPTY else self.outside).extend(texts)
-        odd = complaints.mended[OUTSIDE] + complaints.mended[CLIPPED] + complaints.faults[BACKWARDS]
-        if 2 * odd > complaints.boxes:
+        odd = misplaced(complaints)
+        # By chance hardly a wrong box is right when its numbers are taken for something else.
+        if 2 * odd > complaints.boxes or complaints.otherwise > max(2, complaints.boxes / 100):
             self.implausible.append(
-                f"{odd} of {complaints.boxes} boxes leave their image or end before they begin: are they x, y, "
-                "width, height where two corners are meant, or corners where these are?"
+                f"{odd} of {complaints.boxes} boxes leave their image or end before they begin; of these "
+                f"{complaints.otherwise} would be right with width and height in place of the second corner, or the "
+                "reverse: is that how they are meant?"
             )
 
 
@@ -78,6 +81,11 @@ def check(dataset: Dataset) -> DetectFindings:
             label = dataset.labels[labels[again]]
             found.duplicated.append(f"{name}: object {again + 1} ({label}) is object {first + 1} again")
     _sizes(dataset, seen, found)
+    many = [(name, len(one)) for name, one in zip(seen.names, objects, strict=True) if len(one) > MANY]  # type: ignore[arg-type]
+    found.notes.extend(
+        f"{name} has {count:,} objects: all are learned, and a step with this image may take much time and memory"
+        for name, count in many
+    )
     bare = sum(not len(one) for one in objects)  # type: ignore[arg-type]
     if bare:
         found.notes.append(f"{bare} of {len(objects)} images have no objects")

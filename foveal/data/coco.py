@@ -217,6 +217,7 @@ def _add(rows: ObjectRows, where: str, entry: dict[str, Any], label: int, size: 
         ignored=entry.get("ignore") in (1, True),
         keypoints=keypoints,
         segmentation=segmentation,
+        otherwise=numbers,
     )
 
 

@@ -21,11 +21,12 @@ class Complaints:
     mended: what was put right without being asked -> how often.
     told:   the same -> a line for each, where complaints are collected.
     boxes:  how many there were in all, those that are left out among them.
+    otherwise: how many are misplaced, but would not be with width and height in place of a corner, or the reverse.
     """
 
     def __init__(self, collected: list[str] | None = None) -> None:
         self.collected, self.others = collected, Counter[str]()
-        self.faults, self.mended, self.boxes = Counter[str](), Counter[str](), 0
+        self.faults, self.mended, self.boxes, self.otherwise = Counter[str](), Counter[str](), 0, 0
         self.told: dict[str, list[str]] = {}
         self._faults: dict[str, list[str]] = {}
 

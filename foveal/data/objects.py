@@ -139,6 +139,11 @@ class ObjectTable(Sequence[Objects]):
         return count_classes(labels, mapping, num_classes)
 
 
+def misplaced(complain: Complaints) -> int:
+    """How many boxes leave their image or end before they begin."""
+    return complain.mended[OUTSIDE] + complain.mended[CLIPPED] + complain.faults[BACKWARDS]
+
+
 class ObjectRows:
     """Objects on their way into a table: `image`, then `add` for each of its objects, and so on; `dataset` at the end.
 
@@ -181,9 +186,14 @@ class ObjectRows:
         ignored: bool = False,
         keypoints: np.ndarray | None = None,
         segmentation: Segmentation | None = None,
+        otherwise: Sequence[float] | None = None,
     ) -> None:
-        """An object of the last image. where: file and annotation, for a person."""
+        """An object of the last image. where: file and annotation, for a person. otherwise: the box, if its numbers
+        were meant in the way that they are most often mistaken for."""
+        before = misplaced(self.complain)
         kept = self._judged(where, box)
+        if misplaced(self.complain) > before and otherwise is not None and self._within(otherwise):
+            self.complain.otherwise += 1
         if kept is None:
             return
         x1, y1, x2, y2 = kept
@@ -201,6 +211,11 @@ class ObjectRows:
         self.pieces.append(len(self.piece_ends))
         self.coded.append(isinstance(parts, str))
         self.ends[-1] = len(self.labels)
+
+    def _within(self, box: Sequence[float]) -> bool:
+        """Whether it is a box inside its image."""
+        (x1, y1, x2, y2), (height, width) = box, self._size
+        return 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
 
     def _judged(self, where: str, box: Sequence[float]) -> tuple[float, float, float, float] | None:
         """The box within its image; None where there is nothing to keep."""

@@ -63,7 +63,13 @@ def load(root: Path, complain: Complaints) -> Dataset:
                 complain.fault("objects without name or box", f"{where}: it has no {'bndbox' if name else 'name'}")
                 continue
             x1, y1, x2, y2 = (_number(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-            rows.add(where, (x1 - 1, y1 - 1, x2, y2), place[name], ignored=_text(item, "difficult") == "1")
+            rows.add(
+                where,
+                (x1 - 1, y1 - 1, x2, y2),
+                place[name],
+                ignored=_text(item, "difficult") == "1",
+                otherwise=(x1 - 1, y1 - 1, x1 - 1 + x2, y1 - 1 + y2),
+            )
     return rows.dataset(str(root), root, names)
 
 

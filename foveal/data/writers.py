@@ -24,7 +24,8 @@ def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """A view as COCO's JSON of instances; its i-th image gets the id i + 1, class c the id c + 1.
 
     Image files stay where they are, named from the folder of the JSON; images that are no files are written into a
-    folder images beside it. A split is known by the name of the file. Raises InputError.
+    folder images beside it, which the views of all splits can share. A split is known by the name of the file. Raises
+    InputError.
     """
     path = Path(path)
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
@@ -33,7 +34,7 @@ def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         if isinstance(dataset.images, ImageFiles):
             name = os.path.relpath(dataset.name(index), path.parent)
         else:
-            name = f"images/{index:06}.png"
+            name = f"images/{_item(dataset, index):06}.png"
             _put(dataset, index, path.parent / name)
         images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
         segments = _segments(dataset, index, target)
@@ -154,6 +155,11 @@ def _shape(one: Objects, segments: Segmentation | None, size: tuple[int, int]) -
     return entry
 
 
+def _item(dataset: Dataset, index: int) -> int:
+    """Which of all images an image of a view is."""
+    return index if dataset.items is None else int(dataset.items[index])
+
+
 def _objects(dataset: Dataset, index: int) -> Objects:
     target = dataset.target(index)
     if not isinstance(target, Objects):
@@ -164,7 +170,7 @@ def _objects(dataset: Dataset, index: int) -> Objects:
 def _segments(dataset: Dataset, index: int, target: Objects) -> list[Segmentation | None]:
     """The mask of each object of an image, as its file had it if it came from one."""
     if isinstance(dataset.targets, ObjectTable) and dataset.targets.segments is not None:
-        rows = dataset.targets.rows(index if dataset.items is None else int(dataset.items[index]))
+        rows = dataset.targets.rows(_item(dataset, index))
         return [dataset.targets.segments[row] for row in range(rows.start, rows.stop)]
     if target.masks is not None:
         return [rle_text(rle_encode(mask)) for mask in target.masks]
@@ -174,7 +180,7 @@ def _segments(dataset: Dataset, index: int, target: Objects) -> list[Segmentatio
 def _size(dataset: Dataset, index: int) -> tuple[int, int]:
     """Height and width; as annotated, so that shares and masks stay what they were."""
     if isinstance(dataset.targets, ObjectTable):
-        height, width = dataset.targets.sizes[index if dataset.items is None else dataset.items[index]].tolist()
+        height, width = dataset.targets.sizes[_item(dataset, index)].tolist()
         if height and width:
             return height, width
     if isinstance(dataset.images, ImageFiles):
@@ -185,7 +191,7 @@ def _size(dataset: Dataset, index: int) -> tuple[int, int]:
 
 def _named(dataset: Dataset) -> list[tuple[int, str, str]]:
     """(index, a file name without folders, the split) of each image; no two names differ in their suffix alone."""
-    names = [f"{index:06}.png" for index in range(len(dataset))]
+    names = [f"{_item(dataset, index):06}.png" for index in range(len(dataset))]
     if isinstance(dataset.images, ImageFiles):
         names = [os.path.basename(dataset.name(index)) for index in range(len(dataset))]
     if len({Path(name).stem for name in names}) < len(names):

@@ -90,7 +90,8 @@ def _read(file: Path, classes: int, rows: ObjectRows, size: tuple[int, int]) -> 
         elif not all(abs(value) < 100 for value in values[1:]):
             rows.complain.fault("boxes that are no shares", f"{where}: its numbers are not shares of the image's sides")
         elif len(values) == 5:
-            rows.add(where, rows.pixels(values[1:]), int(values[0]))
+            corners = [share * side for share, side in zip(values[1:], (*size, *size)[::-1], strict=True)]
+            rows.add(where, rows.pixels(values[1:]), int(values[0]), otherwise=corners)
         else:
             points = np.array(values[1:], np.float64).reshape(-1, 2) * size[::-1]
             box = (*points.min(0).tolist(), *points.max(0).tolist())

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+from foveal.classify.backbone import dilate
+from foveal.classify.resnet import ResNet
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError, check_drop
@@ -59,6 +61,7 @@ class DETRSpec(DetectorSpec):
     anchored:      queries are boxes, at most `queries` of those that places of the image propose; each block of the
                    decoder looks around them and corrects them.
     proposals:     of how many places each object is to be proposed, where they are anchored.
+    dilated:       the last stage of a ResNet keeps the size of its maps (DC5 of the paper).
     """
 
     width: int = 256
@@ -72,6 +75,7 @@ class DETRSpec(DetectorSpec):
     no_object: float = 0.1
     anchored: bool = False
     proposals: int = 4
+    dilated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +199,12 @@ class DETR(Detector):
         super().__init__(spec)
         self.box_loss, self.overlap = box_loss, overlap
         self.backbone = spec.build()
+        if spec.dilated:
+            network = self.backbone.network
+            stage = f"stage{len(network.spec.depths)}" if isinstance(network, ResNet) else ""
+            if not stage or stage in self.backbone.removed:
+                raise InputError("dilated is for the last stage of a ResNet, whose map has to be the one looked at")
+            dilate(network.get_submodule(stage))  # type: ignore[arg-type]
         self.projection = nn.Conv2d(self.backbone.channels[-1], spec.width, 1)
         shape = spec.width, spec.heads, spec.hidden, spec.dropout
         self.encoder = nn.ModuleList(PostNormEncoder(*shape) for _ in range(spec.encoder_depth))
@@ -328,7 +338,9 @@ RESNET50 = DETRSpec(COCO, Preprocess((800, 1333), "bound", 1.0), RECIPE, "resnet
 
 VARIANTS = {
     "detr_resnet50": RESNET50,
+    "detr_resnet50_dc5": replace(RESNET50, dilated=True),
     "detr_resnet101": replace(RESNET50, backbone="resnet101"),
+    "detr_resnet101_dc5": replace(RESNET50, backbone="resnet101", dilated=True),
     "detr_nano": DETRSpec(
         SCENES,
         Preprocess((96, 96), "squash", 1.0),

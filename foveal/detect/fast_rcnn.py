@@ -10,7 +10,7 @@ of a step, as in the paper.
 Departs from the paper: the fully connected layers begin anew rather than with those of the backbone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from foveal.detect.labels import COCO, SCENES
 from foveal.detect.proposals import BoxLoss
-from foveal.detect.regions import RegionDetector, RegionPredictor, RegionSpec, box_head
+from foveal.detect.regions import RegionDetector, RegionPredictor, RegionSpec, Source, box_head
 from foveal.errors import InputError, check_drop
 from foveal.losses.regression import smooth_l1
 from foveal.ops.regions import propose_regions
@@ -26,7 +26,6 @@ from foveal.ops.roi import roi_pool
 from foveal.system import Preprocess
 
 SMOOTH_L1 = partial(smooth_l1, beta=1.0)
-Source = Callable[[Tensor, int], Tensor]  # an image (3, H, W) and the most boxes that are wanted -> (N, 4)
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,10 @@ class FastRCNNSpec(RegionSpec):
 
 
 class FastRCNN(RegionDetector):
-    """source: what proposes regions, (image (3, H, W), most) -> (N, 4)."""
-
     spec: FastRCNNSpec
 
     def __init__(self, spec: FastRCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss = SMOOTH_L1) -> None:
-        super().__init__(spec, box_loss=box_loss)
-        self.source = source
+        super().__init__(spec, source=source, box_loss=box_loss)
         self.backbone = spec.build()
         self.stride = spec.strides[0]
         if spec.unpooled:
@@ -68,9 +64,6 @@ class FastRCNN(RegionDetector):
         self.head = box_head(self.backbone.channels[0], spec.side, spec.hidden, 2)
         self.dropout = nn.Dropout(spec.dropout)
         self.predictor = RegionPredictor(spec.hidden, len(spec.labels))
-
-    def regions(self, images: Tensor) -> list[Tensor]:
-        return [self.source(image, self.spec.regions).to(images) for image in images]
 
     def look(self, images: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         x = self.map(self.backbone(self.normalize(images))[0])  # (B, C, H / stride, W / stride)

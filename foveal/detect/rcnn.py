@@ -17,10 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foveal.detect.fast_rcnn import Source
 from foveal.detect.labels import COCO, SCENES
 from foveal.detect.proposals import BoxLoss
-from foveal.detect.regions import PlaceMean, RegionDetector, RegionPredictor, RegionSpec
+from foveal.detect.regions import PlaceMean, RegionDetector, RegionPredictor, RegionSpec, Source
 from foveal.errors import InputError
 from foveal.losses.regression import smooth_l1
 from foveal.ops.regions import propose_regions
@@ -60,19 +59,13 @@ def warped(images: Tensor, boxes: Sequence[Tensor], side: int, context: int = 0)
 
 
 class RCNN(RegionDetector):
-    """source: what proposes regions, (image (3, H, W), most) -> (N, 4)."""
-
     spec: RCNNSpec
 
     def __init__(self, spec: RCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss = smooth_l1) -> None:
-        super().__init__(spec, box_loss=box_loss)
-        self.source = source
+        super().__init__(spec, source=source, box_loss=box_loss)
         self.backbone = spec.build()
         self.mean = PlaceMean()
         self.predictor = RegionPredictor(self.backbone.channels[0], len(spec.labels))
-
-    def regions(self, images: Tensor) -> list[Tensor]:
-        return [self.source(image, self.spec.regions).to(images) for image in images]
 
     def look(self, images: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         return self.predictor(self.features(images, boxes))
@@ -101,8 +94,8 @@ NANO = RCNNSpec(
     strides=(16,),
     regions=200,
     sampled=24,
-    side=48,
-    context=6,
+    side=32,
+    context=3,
 )
 
 VARIANTS = {

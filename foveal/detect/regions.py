@@ -8,8 +8,9 @@ background; of those of an image some are sampled, up to a quarter with an objec
 d* moves the region onto the truth, in units of its usual size: 10 dx, 10 dy, 5 dw, 5 dh.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,12 @@ from foveal.losses.regression import smooth_l1
 from foveal.nn.init import init_for_relu
 from foveal.ops.boxes import decode, encode, iou
 from foveal.ops.matching import match, sample_balanced
+from foveal.ops.regions import propose_regions
 from foveal.structures import Batch, Objects
 
 WEIGHTS = 10.0, 10.0, 5.0, 5.0  # of the deltas of regions
+Source = Callable[[Tensor, int], Tensor]  # an image (3, H, W) and the most boxes that are wanted -> (N, 4)
+REMEMBERED = 2**22  # boxes: 64 MB
 
 
 @dataclass(frozen=True)
@@ -155,21 +159,50 @@ class RegionSpec(DetectorSpec):
             raise InputError("regions and sampled are at least 1, lowest at least 0 and below 0.5")
 
 
-class RegionDetector(Detector):
-    """Images (B, 3, H, W) of any size -> Regions. A family gives `regions` and `look`.
+class Remembered:
+    """A source that remembers what it gave for the images seen last: an image has the same regions in every epoch, and
+    selective search takes longer than a step of a small network.
 
+    most: boxes that are remembered.
+    """
+
+    def __init__(self, source: Source, most: int = REMEMBERED) -> None:
+        self.source = source
+        self.most = most
+        self.boxes: dict[bytes, Tensor] = {}  # those asked for last are at the end
+        self.count = 0
+
+    def __call__(self, image: Tensor, most: int) -> Tensor:
+        pixels = image.detach().cpu().contiguous()
+        key = blake2b(f"{image.dtype} {tuple(image.shape)} {most}".encode(), digest_size=16)
+        key.update(pixels.view(torch.uint8).numpy().tobytes())
+        found = self.boxes.pop(key.digest(), None)
+        if found is None:
+            found = self.source(image, most).cpu()
+            self.count += len(found)
+        self.boxes[key.digest()] = found
+        while self.count > self.most:
+            self.count -= len(self.boxes.pop(next(iter(self.boxes))))
+        return found.to(image, copy=True)
+
+
+class RegionDetector(Detector):
+    """Images (B, 3, H, W) of any size -> Regions. A family gives `look`.
+
+    source:   what proposes regions, (image (3, H, W), most) -> (N, 4), the same for the same image.
     box_loss: (deltas (K, 4), those wanted (K, 4)) -> their sum.
     """
 
     spec: RegionSpec
 
-    def __init__(self, spec: RegionSpec, *, box_loss: BoxLoss = smooth_l1) -> None:
+    def __init__(self, spec: RegionSpec, *, source: Source = propose_regions, box_loss: BoxLoss = smooth_l1) -> None:
         super().__init__(spec)
+        self.source = Remembered(source)
         self.box_loss = box_loss
 
     def regions(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> boxes (R_i, 4) in each image that may hold an object."""
-        raise self._cannot("propose regions")
+        return [self.source(image, self.spec.regions) for image in images]
 
     def look(self, images: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """What regions (R_i, 4) of each image show: scores (R, C + 1), background last, and deltas (R, C, 4)."""

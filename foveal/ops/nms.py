@@ -59,12 +59,13 @@ def _few(boxes: np.ndarray, order: np.ndarray, groups: np.ndarray, limit: float)
     earlier, later = np.divmod(np.flatnonzero(same), count)
     with np.errstate(all="ignore"):  # of boxes that are not finite
         sides = boxes[:, 2:] - boxes[:, :2]
-        area = sides[:, 0] * sides[:, 1]
-        area = np.where(area > 0, area, np.inf)  # what has none overlaps none, as in `_sides`
+        area = sides[:, 0] * sides[:, 1]  # what has none overlaps none: 0, or no number, is above no limit
         a, b = boxes.take(earlier, 0), boxes.take(later, 0)
         common = np.maximum(np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2]), 0)
         overlap = common[:, 0] * common[:, 1]
         over = overlap / (area.take(earlier) + area.take(later) - overlap) > limit
+    if not over.any():
+        return torch.from_numpy(order)
     earlier, later = earlier[over], later[over]
     kept = np.ones(count, bool)
     while True:

@@ -63,10 +63,12 @@ def chart(name: str, lines: Mapping[str, Points], best: int | None, along: str =
         bottom, top, at = (math.log10(v) if logarithmic else v for v in (ticks[0], ticks[-1], value))
         return BOTTOM - (BOTTOM - TOP) * (at - bottom) / (top - bottom)
 
-    decimals = 0 if logarithmic else max(len(f"{tick:.6g}".partition(".")[2]) for tick in ticks)
+    numbers = [f"{tick:.6g}" for tick in ticks]
+    if not logarithmic and not any("e" in text for text in numbers):
+        decimals = max(len(text.partition(".")[2]) for text in numbers)
+        numbers = [f"{tick:.{decimals}f}" for tick in ticks]
     drawn = [tag("text", along, x=LEFT - 6, y=HEIGHT - 8, text_anchor="end")]
-    for tick in ticks:
-        shown = f"{tick:g}" if logarithmic else f"{tick:.{decimals}f}"
+    for tick, shown in zip(ticks, numbers, strict=True):
         drawn.append(tag("line", x1=LEFT, x2=RIGHT, y1=f"{y(tick):.1f}", y2=f"{y(tick):.1f}", class_="grid"))
         drawn.append(tag("text", shown, x=LEFT - 6, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
     whole = MaxNLocator(6, integer=True, min_n_ticks=1).tick_values(first, last)

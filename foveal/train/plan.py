@@ -24,6 +24,8 @@ from foveal.train.config import TrainConfig
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Shorter runs are not worth measuring for, nor the minute that compiling takes.
 WORTH_MEASURING = 600.0  # seconds
+# A few percent are within the error of a short measurement, and no reason to leave the plainer way.
+WORTH_LEAVING = 0.95  # of its time
 
 
 @dataclass(frozen=True)
@@ -111,14 +113,15 @@ def choose(config: TrainConfig, measure: Callable[[Plan], float], steps: int) ->
         return plain, {str(plain): times[plain]}
     for plan in candidates(config, compiling=False):
         _try(plan, measure, times)
-    if config.plan == "auto" and not config.shard:
-        precision = min(times, key=lambda plan: times[plan]).precision
-        for plan in candidates(config, compiling=True):
-            if plan.precision == precision:
-                _try(plan, measure, times)
     best = min(times, key=lambda plan: times[plan])
-    # A few percent are within the error of a short measurement, and no reason to leave the plain way.
-    return best if times[best] < 0.95 * times[plain] else plain, {str(plan): seconds for plan, seconds in times.items()}
+    if config.plan == "auto" and not config.shard:
+        for plan in candidates(config, compiling=True):
+            if plan.precision == best.precision:
+                _try(plan, measure, times)
+        compiled = min(times, key=lambda plan: times[plan])
+        best = compiled if times[compiled] < WORTH_LEAVING * times[best] else best
+    best = best if times[best] < WORTH_LEAVING * times[plain] else plain
+    return best, {str(plan): seconds for plan, seconds in times.items()}
 
 
 def _try(plan: Plan, measure: Callable[[Plan], float], times: dict[Plan, float]) -> None:

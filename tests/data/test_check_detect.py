@@ -86,6 +86,35 @@ def test_widths_for_corners(tmp_path: Path) -> None:
     assert found.implausible[0].startswith("6 of 7 boxes")
 
 
+def test_corners_and_widths_mixed(tmp_path: Path) -> None:
+    """Few boxes are written in the other way, in files of each layout."""
+    right: list[Any] = [(1, 30, 3 + n, 5, 5) for n in range(16)]
+    found = findings(tmp_path / "coco", train0=right, train1=[(1, 25, 3 + 4 * n, 30, 8 + 4 * n) for n in range(4)])
+    assert len(found.outside) == 4
+    (told,) = found.implausible
+    assert told.startswith("4 of 24 boxes leave their image")
+    assert "of these 4 would be right with width and height" in told
+    # Boxes that stick out are no such thing.
+    found = findings(tmp_path / "out", train0=right, train1=[(1, 25, 3 + 4 * n, 18, 5) for n in range(4)])
+    assert (len(found.outside), found.implausible) == (4, [])
+
+    for n in range(10):
+        picture(tmp_path / "voc" / f"{n}.jpg")
+        box = (26, 11, 9, 9) if n < 4 else (26, 11, 34, 19)
+        voc(tmp_path / "voc" / f"{n}.xml", [("cat", *box)])
+    found = check_source(tmp_path / "voc")  # type: ignore[assignment]
+    assert found.implausible[0].startswith("4 of 10 boxes leave their image or end before they begin; of these 4 would")
+
+    for n in range(10):
+        picture(tmp_path / "yolo" / "images" / f"{n}.jpg")
+        (tmp_path / "yolo" / "labels").mkdir(exist_ok=True)
+        box = (0.6, 0.5, 0.9, 0.7) if n < 4 else (0.7, 0.6, 0.4, 0.2)
+        (tmp_path / "yolo" / "labels" / f"{n}.txt").write_text(f"0 {' '.join(map(str, box))}\n")
+    (tmp_path / "yolo" / "classes.txt").write_text("cat\n")
+    found = check_source(tmp_path / "yolo")  # type: ignore[assignment]
+    assert found.implausible[0].startswith("4 of 10 boxes leave their image or end before they begin; of these 4 would")
+
+
 def test_images(tmp_path: Path) -> None:
     picture(tmp_path / "train" / "train0.jpg", (30, 40), turned=True)
     picture(tmp_path / "train" / "train1.jpg", (40, 30), turned=True)
@@ -143,7 +172,25 @@ def test_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(first < again for again, first in found.items())
 
 
-def test_an_image_with_30000_objects_is_checked_at_once() -> None:
+def test_an_image_with_30000_objects_is_named(tmp_path: Path) -> None:
+    picture(tmp_path / "train" / "train0.jpg", (4000, 3000))
+    document = coco(CLASSES, {f"train{n}.jpg": [(1, 2, 2, 9, 9)] for n in range(3)})
+    document["images"][0] |= {"width": 4000, "height": 3000}
+    corners = np.random.default_rng(0).uniform(0, 2900, (30_000, 2)).tolist()
+    document["annotations"] += [
+        {"id": 100 + n, "image_id": 10, "category_id": 2, "bbox": [x, y, 30, 20]} for n, (x, y) in enumerate(corners)
+    ]
+    for n in (1, 2):
+        picture(tmp_path / "train" / f"train{n}.jpg")
+    found = check_source(write_json(tmp_path / "train" / "train.json", document))
+    assert sum(counts["dog"] for counts in found.counts.values()) == 30_000
+    assert [note for note in found.notes if "30,001 objects" in note] == [
+        f"{tmp_path}/train/train0.jpg has 30,001 objects: all are learned, and a step with this image may take much "
+        "time and memory"
+    ]
+
+
+def test_30000_objects_are_compared_at_once() -> None:
     corners = np.random.default_rng(0).uniform(0, 4000, (30_000, 2))
     boxes = np.concatenate([corners, corners + 30], 1)
     boxes[7] = boxes[29_000]

@@ -1,6 +1,7 @@
 """What is written is read again as it was."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,12 @@ def test_images_that_are_no_files(tmp_path: Path) -> None:
     again = load_dataset(tmp_path / "val.json")
     assert all(torch.equal(again.image(i), images[i]) and torch.equal(again.target(i).boxes, box + i) for i in range(4))  # type: ignore[union-attr]
     assert torch.equal(again.targets.with_masks()[2].masks, masks)  # type: ignore[union-attr]
+    halves = replace(made, splits=np.array([0, 0, 1, 1], np.int8))
+    for split in ("train", "val"):  # into one folder of images
+        write_coco(halves.select(split), tmp_path / "halves" / f"{split}.json")
+    again = load_dataset(tmp_path / "halves")
+    assert again.split_counts() == {"train": 2, "val": 2}
+    assert all(torch.equal(again.image(i), images[i]) and torch.equal(again.target(i).boxes, box + i) for i in range(4))  # type: ignore[union-attr]
     for write, folder in ((write_voc, "voc"), (write_yolo, "yolo")):
         write(made, tmp_path / folder)
         assert len(load_dataset(tmp_path / folder)) == 4

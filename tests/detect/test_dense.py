@@ -41,8 +41,9 @@ def objects(*boxes, labels=None, **more):
         objects((30, 30, 31, 31)),
         objects((0, 0, 96, 96)),
         objects(*[(10, 10, 50, 50)] * 3, labels=[0, 1, 1]),
+        objects(*[(n % 80, n // 40, n % 80 + 9, n // 40 + 9) for n in range(3000)]),
     ],
-    ids=["none", "crowd", "ignored", "one pixel", "all of it", "thrice the same"],
+    ids=["none", "crowd", "ignored", "one pixel", "all of it", "thrice the same", "thousands"],
 )
 def test_loss_is_finite_whatever_there_is(name, target):
     torch.manual_seed(0)

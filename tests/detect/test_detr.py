@@ -157,6 +157,10 @@ def test_boxes_are_relative_to_what_is_shown():
 
 
 def test_wrong_settings():
+    with pytest.raises(foveal.InputError, match="dilated is for the last stage of a ResNet"):
+        small(strides=(8,), dilated=True)
+    with pytest.raises(foveal.InputError, match="dilated is for the last stage of a ResNet"):
+        foveal.create("detr_nano", backbone="mobilenet_v2_nano", strides=(4,), dilated=True)
     with pytest.raises(foveal.InputError, match="multiple of 4"):
         small(width=18)
     with pytest.raises(foveal.InputError, match="heads"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import foveal
+from foveal.detect.regions import Remembered
 from foveal.detect.sliding_window import windows
 from foveal.errors import InputError
 from foveal.ops.boxes import iou
@@ -37,6 +38,7 @@ ODD = {
     "a pixel": objects([[40, 40, 41, 41]]),
     "the corner": objects([[95, 95, 96, 96]]),
     "all of it, twice": objects([[0, 0, 96, 96], [0, 0, 96, 96]]),
+    "thousands": objects([[n % 80, n // 40, n % 80 + 9, n // 40 + 9] for n in range(3000)]),
 }
 
 
@@ -59,6 +61,26 @@ def test_crowds_are_not_learned(name):
         torch.manual_seed(0)
         terms.append(system.loss(batch_of(system, target)))
     assert all(torch.equal(terms[0][key], terms[1][key]) for key in terms[0])
+
+
+def test_the_regions_of_an_image_are_proposed_once():
+    asked = []
+
+    def source(image, most):
+        asked.append(float(image[0, 0, 0]))
+        return torch.arange(4.0).repeat(int(10 * asked[-1]), 1)  # 1, 2 and 3 boxes
+
+    kept = Remembered(source, most=5)
+    one, two, three = (torch.full((3, 8, 8), value) for value in (0.125, 0.25, 0.375))
+    first = kept(one, 9)
+    first.zero_()  # what was given is the caller's
+    assert kept(one.clone(), 9).tolist() == [[0, 1, 2, 3]]
+    assert [len(kept(image, 9)) for image in (two, one, three, one)] == [2, 1, 3, 1]
+    assert asked == [0.125, 0.25, 0.375]
+    kept(two, 9)  # had to make room for the third; the first was asked for since
+    kept(one, 8)
+    assert asked[3:] == [0.25, 0.125]
+    assert torch.equal(kept(three.bfloat16(), 9), torch.arange(4.0).repeat(3, 1).bfloat16())
 
 
 def test_without_pyramid_the_last_stage_is_the_head():

@@ -1,6 +1,7 @@
 """Boxes, suppression, regions, anchors, matching against torchvision and loops written from the definitions."""
 
 import importlib
+import itertools
 import math
 import sys
 
@@ -221,6 +222,22 @@ def test_matches_without_truths_and_without_overlap() -> None:
     assert match(torch.zeros(0, 3), 0.7, 0.3, True).tolist() == [-1, -1, -1]
     assert match(torch.tensor([[0.0, 0.0], [0.2, 0.1]]), 0.7, 0.3, True).tolist() == [1, -1]
     assert claim_best(torch.tensor([0, -1]), torch.tensor([[0.6, 0.0], [0.5, 0.1]])).tolist() == [1, -1]
+
+
+def test_assignment_costs_as_little_as_the_best_of_all_that_there_are() -> None:
+    for number in range(60):
+        torch.manual_seed(number)
+        rows, columns = 1 + number % 5, 1 + number % 4
+        cost = torch.randn(rows, columns, dtype=torch.float64)
+        cost = cost.round() if number % 3 == 0 else cost  # ties
+        wide = cost if rows <= columns else cost.T
+        best = min(
+            sum(float(wide[i, j]) for i, j in enumerate(chosen))
+            for chosen in itertools.permutations(range(wide.shape[1]), len(wide))
+        )
+        found = assign(cost)
+        assert all(len(part) == len(part.unique()) == len(wide) for part in found)
+        assert float(cost[found].sum()) == pytest.approx(best, abs=1e-12)
 
 
 def test_assignment_is_the_cheapest_and_survives_what_is_not_finite() -> None:

@@ -27,8 +27,8 @@ WIDTH, HEADS, HIDDEN, QUERIES = 16, 2, 24, 7
 ZERO = 1e-6
 
 
-def build(labels=LABELS, **fields):
-    backbone = create("resnet50", width=8, depths=(1, 1, 1, 1))
+def build(labels=LABELS, depths=(1, 1, 1, 1), **fields):
+    backbone = create("resnet50", width=8, depths=depths)
     shape = {"width": WIDTH, "heads": HEADS, "hidden": HIDDEN, "queries": QUERIES}
     shape |= {"encoder_depth": 2, "decoder_depth": 3, "dropout": 0.0}
     return create("detr_resnet50", labels=labels, backbone=backbone, preprocess=PREPROCESS, **shape, **fields)
@@ -204,16 +204,20 @@ class Authors(nn.Module):
         return torch.stack(logits), boxes.sigmoid()
 
 
-@pytest.mark.parametrize("labels", [LABELS, COCO], ids=["own classes", "numbers of COCO"])
-def test_the_authors_files(tmp_path, labels, record_property):
+@pytest.mark.parametrize(
+    ("labels", "dilated"),
+    [(LABELS, False), (COCO, False), (LABELS, True)],
+    ids=["own classes", "numbers of COCO", "dilated"],
+)
+def test_the_authors_files(tmp_path, labels, dilated, record_property):
     resnet = oracle("torchvision.models.resnet")
-    body = resnet.ResNet(resnet.Bottleneck, [1, 1, 1, 1])
+    depths = (1, 1, 1, 3 if dilated else 1)
+    body = resnet.ResNet(resnet.Bottleneck, depths, replace_stride_with_dilation=[False, False, dilated])
     for name, module in list(body.named_modules()):  # a narrow one, which it has no argument for
         if isinstance(module, nn.Conv2d):
             inputs = 3 if module.in_channels == 3 else module.in_channels // 8
-            narrow = nn.Conv2d(
-                inputs, module.out_channels // 8, module.kernel_size, module.stride, module.padding, bias=False
-            )
+            shape = module.kernel_size, module.stride, module.padding, module.dilation
+            narrow = nn.Conv2d(inputs, module.out_channels // 8, *shape, bias=False)
             body.set_submodule(name, narrow)
         elif isinstance(module, nn.BatchNorm2d):
             body.set_submodule(name, nn.BatchNorm2d(module.num_features // 8).requires_grad_(False))  # frozen
@@ -221,10 +225,11 @@ def test_the_authors_files(tmp_path, labels, record_property):
     file = tmp_path / "checkpoint.pth"
     state = {name: x for name, x in reference.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": state, "epoch": 1}, file)
-    system = build(labels, weights=file).double()
+    system = build(labels, depths, dilated=dilated, weights=file).double()
     assert translate(system, state)[0] == "facebook"
     batch = batch_of(system)
-    seen = batch.shown()[:, ::32, ::32]
+    stride = 16 if dilated else 32
+    seen = batch.shown()[:, ::stride, ::stride]
     position = box_code(grid_places(seen, torch.float64), WIDTH // 2).flatten(1, 2)
     logits, boxes = reference.double()(system.normalize(batch.images), seen.flatten(1), position)
     answers = system.outputs(batch)
@@ -240,11 +245,11 @@ def test_the_authors_files(tmp_path, labels, record_property):
     )
     figures = compare_losses(system, reference, found, expected, floor=ZERO)
     figures["logits"] = max(outputs)
-    variant = f"detr_resnet50 (tiny, {len(labels)} classes)"
+    variant = f"detr_resnet50{'_dc5' * dilated} (tiny, {len(labels)} classes)"
     record_property("parity", row(variant, "torch", "nn.TransformerDecoderLayer", "facebook", figures))
 
 
-@pytest.mark.parametrize(("name", "published"), [("detr_resnet50", 41_524_768), ("detr_resnet101", 60_464_672)])
+@pytest.mark.parametrize(("name", "published"), [("detr_resnet50", 41_524_768), ("detr_resnet101_dc5", 60_464_672)])
 def test_parameters_are_the_published_ones(name, published):
     """Those count the numbers of COCO through: 91 classes, of which 11 are never used."""
     with torch.device("meta"):

@@ -36,7 +36,7 @@ def drawn(
     return figure, points
 
 
-@pytest.mark.parametrize("scale", [1.0, 250.0, 1e-4])
+@pytest.mark.parametrize("scale", [1.0, 250.0, 1e-4, 1e-6])
 def test_a_chart_shows_its_values(scale: float) -> None:
     lines = {
         "train": [(epoch, scale * (0.3 + 1 / epoch)) for epoch in range(1, 21)],

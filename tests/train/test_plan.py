@@ -67,6 +67,7 @@ def test_short_runs_take_the_plain_way_and_long_ones_try_to_compile() -> None:
     fast = Plan(compile=True)
     times = {EAGER: 1.0, LAST: 1.1, fast: 0.3}
     assert choose(config(), fake(times), LONG - 2) == (EAGER, {str(EAGER): 1.0})
+    assert choose(config(), fake({EAGER: 1.0, LAST: 0.5, fast: 0.49}), LONG)[0] == LAST
     plan, measured = choose(config(), fake(times), LONG)
     assert plan == fast
     assert measured == {"contiguous float32 eager": 1.0, "channels_last float32 eager": 1.1, str(fast): 0.3}
