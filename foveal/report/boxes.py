@@ -136,7 +136,7 @@ def _place(
     size: tuple[int, int],
     taken: Sequence[_Text],
 ) -> _Text:
-    """Where a mark's text goes: where it meets none of those that are placed already, if there is such a place."""
+    """Where a mark's text goes: where it covers least of those that are placed already, and that is mostly nothing."""
     x1, y1, x2, y2 = place
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
     pad = max(2, round(font.size / 5))
@@ -144,12 +144,12 @@ def _place(
         text = text[:-2] + "…"
     ascent, descent = font.getmetrics()
     width, height = font.getlength(text) + 2 * pad, ascent + descent + pad
-    # Above the box, below it, inside it at the top and the bottom; at its left end, then at its right.
-    corners = [(x, y) for y in (y1 - height, y2 + 1, y1, y2 - height) for x in (x1, x2 - width)]
+    # Above the box, below it, inside it at the top and the bottom; at its left end, its right one, its middle.
+    corners = [(x, y) for y in (y1 - height, y2 + 1, y1, y2 - height) for x in (x1, x2 - width, (x1 + x2 - width) / 2)]
     fits = [(x, y) for x, y in corners if y >= 0 and y + height <= size[1]] or [(x1, y1)]
     spots = [(min(max(0.0, x), size[0] - width), min(max(0.0, y), size[1] - height)) for x, y in fits]
     areas = [(max(x, 0.0), max(y, 0.0), x + width, y + height) for x, y in spots]
-    chosen = next((area for area in areas if not any(_overlap(area, other.area) for other in taken)), areas[0])
+    chosen = min(areas, key=lambda area: sum(_shared(area, other.area) for other in taken))
     return _Text(chosen, text, pad, mark.colour)
 
 
@@ -160,5 +160,7 @@ def _write(draw: Any, text: _Text, font: Any) -> None:
     draw.text((text.area[0] + text.pad, text.area[1] + text.pad / 2), text.text, fill=ink, font=font)
 
 
-def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _shared(one: Sequence[float], other: Sequence[float]) -> float:
+    """Square pixels that lie in both."""
+    sides = [min(one[n + 2], other[n + 2]) - max(one[n], other[n]) for n in (0, 1)]
+    return max(0.0, sides[0]) * max(0.0, sides[1])

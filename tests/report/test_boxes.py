@@ -81,7 +81,7 @@ def test_texts_stay_inside_and_apart(size: tuple[int, int], monkeypatch: pytest.
         assert 0 <= y1 < y2 <= max(picture.shape[1], y2 - y1)
     first, *others = placed
     if picture.shape[1] > 100:  # so that there is room
-        assert not any(module._overlap(first, other) for other in others)
+        assert not any(module._shared(first, other) for other in others)
 
 
 @pytest.mark.parametrize(
