@@ -1,7 +1,7 @@
 """What all detectors share: candidate boxes in, a set of objects, their spec and an explainable score out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ class DetectorSpec(Spec):
     """
     backbone:        the classifier whose maps are looked at: a name, a run or a checkpoint.
     strides:         which of its maps, by how many times smaller than the image they are.
+    maps:            the names of its modules that make these maps, where that is not the end of a stage.
     frozen_norm:     its batch norms keep their statistics and affine terms.
     score_threshold: what is less probable is not told.
     nms_threshold:   of two boxes of one class with a higher IoU the less probable is not told.
@@ -30,6 +31,7 @@ class DetectorSpec(Spec):
 
     backbone: System | str = "resnet50"
     strides: tuple[int, ...] = (4, 8, 16, 32)
+    maps: tuple[str, ...] = field(default=(), kw_only=True)
     frozen_norm: bool = False
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
@@ -53,7 +55,7 @@ class DetectorSpec(Spec):
         """The backbone."""
         if not isinstance(self.backbone, Scorer):
             raise InputError(f"{self.backbone} cannot be the backbone of a detector: that is a system to classify")
-        return Backbone(self.backbone, self.strides, self.frozen_norm)
+        return Backbone(self.backbone, self.strides, self.frozen_norm, self.maps)
 
 
 @dataclass(frozen=True)
