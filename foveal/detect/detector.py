@@ -134,13 +134,18 @@ class Detector(System):
         found = self.candidates(self(images))
         if isinstance(target, str):
             index = self.index(target)
-            return torch.stack([each.scores[:, index].max() for each in found])
+            return torch.stack([_most(each.scores[:, index]) for each in found])
         index = int(target.labels[0])
         scores = []
         for each in found:
             boxes = clip(each.boxes[:, index if each.boxes.shape[1] > 1 else 0], (images.shape[2], images.shape[3]))
-            scores.append((iou(boxes, target.boxes[:1].to(boxes))[:, 0] * each.scores[:, index]).max())
+            scores.append(_most(iou(boxes, target.boxes[:1].to(boxes))[:, 0] * each.scores[:, index]))
         return torch.stack(scores)
+
+
+def _most(scores: Tensor) -> Tensor:
+    """The largest of (N,), and of none zero, with a gradient all the same."""
+    return scores.max() if len(scores) else scores.sum()
 
 
 def to_learn(targets: Sequence[Objects]) -> list[Objects]:
