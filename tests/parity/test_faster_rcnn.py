@@ -59,14 +59,15 @@ BLOCKS = (
 def pyramid(name, norm):
     """torchvision's narrow backbone of a variant, with its pyramid."""
     models, theirs = oracle("torchvision.models"), oracle("torchvision.models.detection")
-    build = theirs.backbone_utils.BackboneWithFPN
+    with_pyramid = theirs.backbone_utils.BackboneWithFPN
     if name == MOBILENET:
         rows = [models.mobilenetv3.InvertedResidualConfig(*block, 1, 1.0) for block in BLOCKS]
         features = models.MobileNetV3(rows, 8, norm_layer=norm).features
-        return build(features, {"5": "0", "7": "1"}, [56, 336], WIDTH)
+        return with_pyramid(features, {"5": "0", "7": "1"}, [56, 336], WIDTH)
     resnet = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], norm_layer=norm)
     returned = {f"layer{n}": str(n - 1) for n in range(1, 5)}
-    return build(resnet, returned, [64, 128, 256, 512], WIDTH, norm_layer=nn.BatchNorm2d if "v2" in name else None)
+    norm = nn.BatchNorm2d if "v2" in name else None
+    return with_pyramid(resnet, returned, [64, 128, 256, 512], WIDTH, norm_layer=norm)
 
 
 def build(name, norm=nn.BatchNorm2d):
