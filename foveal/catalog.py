@@ -58,7 +58,8 @@ FAMILIES = {
     "detect.fast_rcnn:FastRCNN": "fast_rcnn_vgg16 fast_rcnn_nano",
     "detect.proposals:RPN": "rpn_resnet50_fpn rpn_nano",
     "detect.faster_rcnn:FasterRCNN": "fasterrcnn_resnet50_fpn fasterrcnn_resnet50_fpn_v2 fasterrcnn_resnet50_c4 "
-    "fasterrcnn_efficientnet_lite0_fpn faster_rcnn_nano",
+    "fasterrcnn_mobilenet_v3_large_fpn fasterrcnn_mobilenet_v3_large_320_fpn fasterrcnn_efficientnet_lite0_fpn "
+    "faster_rcnn_nano",
     "detect.retinanet:RetinaNet": "retinanet_resnet50_fpn retinanet_resnet50_fpn_v2 retinanet_efficientnet_lite0_fpn "
     "retinanet_nano",
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from foveal.errors import InputError
 from foveal.nn.norm import freeze_norms
+from foveal.nn.record import record
 from foveal.system import System
 
 SIDE = 256  # pixels of the image that strides are measured with
@@ -20,25 +21,39 @@ class Backbone(nn.Module):
     network:     any system with `maps`, as classifiers have them; it is taken over, and what no map depends on is
                  removed from it.
     strides:     how many times smaller than the image each map is, finest first; of several maps with one stride the
-                 last is taken.
+                 last is taken, unless they have names.
     frozen_norm: batch norms keep their statistics and affine terms, as suits batches of few images.
+    names:       of the modules of the network that make these maps, one for each stride, where that is not the end of
+                 a stage. What follows the stages, such as a last convolution, may be among them.
     channels:    C of each map.
     removed:     names of the modules of the network that were removed.
 
     Raises InputError for strides that the network has no maps of.
     """
 
-    def __init__(self, network: System, strides: Sequence[int], frozen_norm: bool = False) -> None:
+    def __init__(
+        self, network: System, strides: Sequence[int], frozen_norm: bool = False, names: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.network = network.eval()
-        self.strides = tuple(strides)
-        seen = list(_maps_on_meta(network))
-        name, found = network.name or type(network).__name__, [stride for stride, _, _ in seen]
+        self.strides, self.names = tuple(strides), tuple(names)
+        name = network.name or type(network).__name__
+        try:
+            seen = list(_maps_on_meta(network, self.names))
+        except RuntimeError as error:  # of torch, about the shape of what enters a module
+            if not names:
+                raise
+            raise InputError(f"{name} does not make maps {', '.join(names)}: {error}") from None
+        found = [stride for stride, _, _ in seen]
+        known = _listed(found if names else list(dict.fromkeys(found)))
+        if names and found != list(strides):
+            raise InputError(f"maps {', '.join(names)} of {name} have strides {known}, not {_listed(strides)}")
         if missing := [stride for stride in strides if stride not in found]:
-            known = ", ".join(map(str, dict.fromkeys(found)))
-            raise InputError(f"{name} has maps with strides {known}, none with {', '.join(map(str, missing))}")
+            raise InputError(f"{name} has maps with strides {known}, none with {_listed(missing)}")
+        if not names and len(set(strides)) < len(strides):
+            raise InputError(f"maps of one stride are told apart by their names, which strides {_listed(strides)} need")
         last = {stride: place for place, stride in enumerate(found)}
-        self.places = tuple(last[stride] for stride in strides)
+        self.places = tuple(range(len(names))) if names else tuple(last[stride] for stride in strides)
         self.channels = tuple(seen[place][1] for place in self.places)
         self.removed = tuple(_keep(network, seen[self.places[-1]][2]))
         if frozen_norm:
@@ -47,7 +62,7 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, count: int | None = None) -> list[Tensor]:
         """The maps, or the first `count` of them alone."""
         maps, places = [], self.places[:count]
-        for place, found in enumerate(self.network.maps(x)):
+        for place, found in enumerate(_maps(self.network, x, self.names[:count])):
             if place in places:
                 maps.append(found)
             if place == places[-1]:
@@ -67,26 +82,47 @@ def dilate(stage: nn.Sequential) -> None:
                 layer.dilation = layer.padding = (2, 2)
 
 
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _maps(network: System, x: Tensor, names: Sequence[str]) -> Iterator[Tensor]:
+    """The map of each stage as soon as there is one; or those of the modules of these names, of which those that are
+    not on the way to the last stage's map begin with that, one after another."""
+    if not names:
+        yield from network.maps(x)
+        return
+    with record(network, *names) as found:
+        for stage in network.maps(x):
+            x = stage
+            if found.keys() == set(names):
+                break
+        for name in names:
+            if name not in found:
+                x = network.get_submodule(name)(x)
+    yield from (network.as_map(found[name]) for name in names)
+
+
 class _Maps(nn.Module):
     """All maps of a network, as a module that can be called with other tensors for its weights."""
 
-    def __init__(self, network: System) -> None:
+    def __init__(self, network: System, names: Sequence[str]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.names = network, names
 
     def forward(self, x: Tensor) -> list[tuple[Tensor, set[nn.Module]]]:
         ran: set[nn.Module] = set()
         handles = [m.register_forward_hook(lambda module, *_: ran.add(module)) for m in self.network.modules()]
         try:
-            return [(found, set(ran)) for found in self.network.maps(x)]
+            return [(found, set(ran)) for found in _maps(self.network, x, self.names)]
         finally:
             for handle in handles:
                 handle.remove()
 
 
-def _maps_on_meta(network: System) -> Iterator[tuple[int, int, set[nn.Module]]]:
+def _maps_on_meta(network: System, names: Sequence[str]) -> Iterator[tuple[int, int, set[nn.Module]]]:
     """Stride and channels of each map, and the modules that have run by then. Nothing is computed."""
-    maps = _Maps(network)
+    maps = _Maps(network, names)
     tensors = {**dict(maps.named_parameters()), **dict(maps.named_buffers())}
     tensors = {name: tensor.to("meta") for name, tensor in tensors.items()}
     image = torch.empty(1, network.preprocess.channels, SIDE, SIDE, device="meta")

@@ -1,7 +1,7 @@
 """What all detectors share: candidate boxes in, a set of objects, their spec and an explainable score out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ class DetectorSpec(Spec):
     """
     backbone:        the classifier whose maps are looked at: a name, a run or a checkpoint.
     strides:         which of its maps, by how many times smaller than the image they are.
+    maps:            the names of its modules that make these maps, where that is not the end of a stage.
     frozen_norm:     its batch norms keep their statistics and affine terms.
     score_threshold: what is less probable is not told.
     nms_threshold:   of two boxes of one class with a higher IoU the less probable is not told.
@@ -30,6 +31,7 @@ class DetectorSpec(Spec):
 
     backbone: System | str = "resnet50"
     strides: tuple[int, ...] = (4, 8, 16, 32)
+    maps: tuple[str, ...] = field(default=(), kw_only=True)
     frozen_norm: bool = False
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
@@ -53,7 +55,7 @@ class DetectorSpec(Spec):
         """The backbone."""
         if not isinstance(self.backbone, Scorer):
             raise InputError(f"{self.backbone} cannot be the backbone of a detector: that is a system to classify")
-        return Backbone(self.backbone, self.strides, self.frozen_norm)
+        return Backbone(self.backbone, self.strides, self.frozen_norm, self.maps)
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,18 @@ class Detector(System):
         found = self.candidates(self(images))
         if isinstance(target, str):
             index = self.index(target)
-            return torch.stack([each.scores[:, index].max() for each in found])
+            return torch.stack([_most(each.scores[:, index]) for each in found])
         index = int(target.labels[0])
         scores = []
         for each in found:
             boxes = clip(each.boxes[:, index if each.boxes.shape[1] > 1 else 0], (images.shape[2], images.shape[3]))
-            scores.append((iou(boxes, target.boxes[:1].to(boxes))[:, 0] * each.scores[:, index]).max())
+            scores.append(_most(iou(boxes, target.boxes[:1].to(boxes))[:, 0] * each.scores[:, index]))
         return torch.stack(scores)
+
+
+def _most(scores: Tensor) -> Tensor:
+    """The largest of (N,), and of none zero, with a gradient all the same."""
+    return scores.max() if len(scores) else scores.sum()
 
 
 def to_learn(targets: Sequence[Objects]) -> list[Objects]:

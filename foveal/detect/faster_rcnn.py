@@ -136,6 +136,15 @@ class FasterRCNN(Proposer):
 
 
 RESNET50_FPN = FasterRCNNSpec(COCO, PHOTO, RECIPE)
+# Its norms have eps=1e-5, as timm's network has, not the 1e-3 of torchvision's own classifier.
+MOBILENET_FPN = replace(
+    RESNET50_FPN,
+    backbone="mobilenetv3_large_100",
+    strides=(32, 32),
+    maps=("stage6.0", "head"),
+    anchors=((32, 64, 128, 256, 512),) * 3,
+    proposal_threshold=0.05,
+)
 FINE_TUNING = {"lr": 2e-4, "batch_size": 4, "epochs": 12, "flip": True, "clip": 10.0, "warmup": 0.5}
 
 VARIANTS = {
@@ -149,6 +158,10 @@ VARIANTS = {
         last_stage="stage4",
         region=14,
         aligned=True,
+    ),
+    "fasterrcnn_mobilenet_v3_large_fpn": MOBILENET_FPN,
+    "fasterrcnn_mobilenet_v3_large_320_fpn": replace(
+        MOBILENET_FPN, preprocess=Preprocess((320, 640), "bound", 1.0), proposals=150
     ),
     "fasterrcnn_efficientnet_lite0_fpn": replace(
         RESNET50_FPN,

@@ -47,6 +47,7 @@ class ProposalSpec(DetectorSpec):
     ratios:        height over width of the anchors.
     depth:         3x3 convolutions before it is said what an anchor holds.
     overlap:       of two proposals with a higher IoU the less probable goes.
+    proposal_threshold: what is less probably an object is not proposed.
     proposals:     of each image, and of each of its maps before overlaps are removed, at most.
     learned_from:  the same while learning.
     objectness:    IoU from which an anchor is an object, and below which it is background.
@@ -59,6 +60,7 @@ class ProposalSpec(DetectorSpec):
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     depth: int = 1
     overlap: float = 0.7
+    proposal_threshold: float = 0.0
     proposals: int = 1000
     learned_from: int = 2000
     objectness: tuple[float, float] = (0.7, 0.3)
@@ -73,6 +75,8 @@ class ProposalSpec(DetectorSpec):
             raise InputError("depth, proposals, learned_from and sampled are at least 1, width at least 0")
         if len({len(sizes) for sizes in self.anchors}) > 1:
             raise InputError(f"each map has as many sizes of anchors as the others, not {self.anchors}")
+        if not 0 <= self.proposal_threshold <= 1:
+            raise InputError(f"proposal_threshold lies between 0 and 1, not {self.proposal_threshold}")
 
     @property
     def looked_at(self) -> int:
@@ -155,7 +159,8 @@ class Proposals(nn.Module):
         number = torch.arange(len(chosen), device=boxes.device)[:, None]
         group = (number * len(seen.counts) + seen.level[chosen]).flatten()
         image, boxes = number.expand_as(chosen).flatten(), boxes.view(-1, 4)
-        rows = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST).all(1).nonzero()[:, 0]
+        large = ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST).all(1)
+        rows = (large & (scores >= self.spec.proposal_threshold)).nonzero()[:, 0]
         rows = rows[batched_nms(boxes[rows], scores[rows], group[rows], self.spec.overlap)]
         return [boxes[rows[image[rows] == n][:count]] for n in range(len(chosen))]
 

@@ -15,9 +15,10 @@ class RegionAlign(nn.Module):
     """Maps (B, C, H / s, W / s) of falling size and boxes (N_i, 4) of each image -> (sum N_i, C, size, size).
 
     Of maps with the strides s the one with log2 s = floor(log2 16 + log2(sqrt(area) / 224)) is read, or the nearest
-    there is: Lin et al. 2016, arXiv:1612.03144, equation 1. Values are those of RoI align.
+    there is: Lin et al. 2016, arXiv:1612.03144, equation 1. Of several maps with one stride it is the first, as
+    published weights have learned it. Values are those of RoI align.
 
-    strides:  of each map, finest first; each twice the one before.
+    strides:  of each map, finest first; each that one before, or twice it.
     samples:  in each direction of a bin; 0 for as many as it has pixels.
     aligned:  see `roi_align`.
     """
@@ -31,9 +32,12 @@ class RegionAlign(nn.Module):
         regions = torch.cat([image, torch.cat(list(boxes))], 1)  # (R, 5)
         side, stride = CANONICAL
         level = (area(regions[:, 1:]).sqrt() / side * (stride / self.strides[0]) + 1e-30).log2()
-        level = (level + 1e-6).floor().clamp(0, len(self.strides) - 1)
+        first: dict[int, Tensor] = {}
+        for stride, x in zip(self.strides, maps, strict=True):
+            first.setdefault(stride, x)
+        level = (level + 1e-6).floor().clamp(0, len(first) - 1)
         order, found = [], []
-        for number, (x, stride) in enumerate(zip(maps, self.strides, strict=True)):
+        for number, (stride, x) in enumerate(first.items()):
             chosen = (level == number).nonzero()[:, 0]
             order.append(chosen)
             found.append(roi_align(x, regions[chosen], self.size, 1 / stride, self.samples, self.aligned))

@@ -1,7 +1,7 @@
 """Names in torchvision's checkpoints, by family."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -188,11 +188,18 @@ def without_background(rows: Tensor) -> Tensor:
     return each[known].flatten(0, 1)
 
 
-def resnet_pyramid(system: Any) -> list[Rule]:
-    """A ResNet with a feature pyramid on it. Files from before 2022 number no layers within a part of the pyramid."""
-    if type(system.base).__name__ != "ResNet":
+BODIES: dict[str, Callable[[Any], Sequence[Rule]]] = {"ResNet": lambda system: RESNET, "MobileNet": mobilenet}
+
+
+def on_pyramid(system: Any) -> list[Rule]:
+    """A ResNet or MobileNet with a feature pyramid on it. Files from before 2022 number no layers within a part of the
+    pyramid."""
+    if (network := type(system.base).__name__) not in BODIES:
         return []
-    rules = [Rule(rf"backbone\.body\.{rule.pattern}", f"backbone.network.{rule.ours}") for rule in RESNET]
+    rules = []
+    for rule in BODIES[network](system.base):
+        theirs = rule.pattern.removeprefix(r"features\.")  # the body of a MobileNet is just these
+        rules.append(Rule(rf"backbone\.body\.{theirs}", f"backbone.network.{rule.ours}"))
     normed = "pyramid.lateral.0.norm.weight" in system.state_dict()
     for theirs, ours in (("inner", "lateral"), ("layer", "smooth")):
         begin = rf"backbone\.fpn\.{theirs}_blocks\.(\d)\."
@@ -213,13 +220,13 @@ PROPOSALS = (
 
 
 def rpn(system: Any) -> list[Rule]:
-    return [*resnet_pyramid(system), *PROPOSALS, Rule(r"roi_heads\.", None)]
+    return [*on_pyramid(system), *PROPOSALS, Rule(r"roi_heads\.", None)]
 
 
 def faster_rcnn(system: Any) -> list[Rule]:
     head, last = r"roi_heads\.box_head\.", system.spec.convolutions + 1  # convolutions, then what makes one row of all
     return [
-        *resnet_pyramid(system),
+        *on_pyramid(system),
         *PROPOSALS,
         Rule(head + r"fc([67])\.", lambda name: f"head.fc{int(name[1]) - 5}."),
         Rule(head + r"(\d)\.0\.", lambda name: f"head.conv{int(name[1]) + 1}."),
@@ -276,7 +283,7 @@ HEADS = {"classification": "classes", "regression": "boxes"}
 def retinanet(system: Any) -> list[Rule]:
     """In files of before 2022 the layers of a head are counted with their relus; in later ones a norm is inside one."""
     return [
-        *resnet_pyramid(system),
+        *on_pyramid(system),
         Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
         Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.deltas."),
         Rule(DENSE_HEAD + r"0\.", lambda name: f"{HEADS[name[1]]}.tower.conv{int(name[2]) + 1}."),
@@ -289,7 +296,7 @@ def fcos(system: Any) -> list[Rule]:
     """The layers of a head are counted through: convolution, norm, relu."""
     layer = ("conv", "norm")
     return [
-        *resnet_pyramid(system),
+        *on_pyramid(system),
         Rule(r"head\.classification_head\.cls_logits\.", "classes.tell.scores.", of_classes(system)),
         Rule(r"head\.regression_head\.bbox_reg\.", "boxes.tell.sides."),
         Rule(r"head\.regression_head\.bbox_ctrness\.", "boxes.tell.centre."),
@@ -316,7 +323,8 @@ FAMILIES: dict[str, Table] = {
     "RetinaNet": retinanet,
     "FCOS": fcos,
 }
-# Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps.
+# Whose files on ResNets from before 2022, trained with frozen norms, are of a time when these had no eps. Those on
+# MobileNets are younger.
 WITHOUT_EPS = ("RPN", "FasterRCNN", "RetinaNet")
 
 
@@ -324,7 +332,7 @@ def convert(system: System, state: Mapping[str, Tensor]) -> dict[str, Tensor] | 
     """torchvision's weights for a system under our names; None where the names are not torchvision's."""
     weights = rename(FAMILIES, system, state)
     old = "backbone.fpn.inner_blocks.0.weight" in state and not any(n.endswith("num_batches_tracked") for n in state)
-    if weights is not None and old and type(system).__name__ in WITHOUT_EPS:
+    if weights is not None and old and type(system).__name__ in WITHOUT_EPS and type(system.base).__name__ == "ResNet":
         with_eps(system, weights)
     return weights
 

@@ -1,5 +1,7 @@
 """What parity cannot see of two-stage detectors: odd images, settings that do not fit, that they learn."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -105,6 +107,29 @@ def test_proposals_are_inside_the_image_and_apart():
         assert ((boxes[:, 2:] - boxes[:, :2]) > 0).all()
 
 
+def test_images_in_which_nothing_is_proposed():
+    system = build("faster_rcnn_nano", proposal_threshold=1.0)
+    batch = batch_of(system, objects([[10, 10, 50, 60]]), ODD["nothing"])
+    assert [len(boxes) for boxes in system(batch.images).boxes] == [0, 0]
+    assert [len(found) for found in system.predict(list(batch.images))] == [0, 0]
+    images = batch.images.requires_grad_()
+    for target in ("a", objects([[10, 10, 50, 60]])):
+        score = system.score(images, target)
+        assert score.tolist() == [0, 0]
+        score.sum().backward()  # what explains it asks for gradients
+    sum(system.loss(batch).values()).backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in system.parameters())
+
+
+def test_what_is_too_improbable_is_not_proposed():
+    system = build("rpn_nano", proposal_threshold=0.5)
+    seen = system(batch_of(system, ODD["nothing"]).images)
+    unsure = torch.zeros_like(seen.objects).index_fill(1, torch.arange(0, seen.objects.shape[1], 3), -0.01)
+    (every,) = system.proposals.propose(replace(seen, objects=unsure + 1), 10**6)
+    (some,) = system.proposals.propose(replace(seen, objects=unsure), 10**6)
+    assert 0 < len(some) < len(every)
+
+
 def test_it_finds_anything_under_one_name():
     system = build("rpn_nano")
     assert system.labels == ANYTHING
@@ -130,6 +155,7 @@ def test_windows_cover_the_image():
         ("faster_rcnn_nano", {"strides": (3, 8, 16)}, "strides"),
         ("faster_rcnn_nano", {"region": 0}, "region"),
         ("rpn_nano", {"score_threshold": 2.0}, "score_threshold"),
+        ("rpn_nano", {"proposal_threshold": -0.1}, "proposal_threshold"),
         ("fast_rcnn_nano", {"strides": (4, 8)}, "one stride"),
         ("rcnn_nano", {"context": 24}, "context"),
         ("sliding_window_nano", {"step": 0.0}, "step"),
