@@ -58,7 +58,7 @@ def narrow_ssd300():
         channels.append(width)
     generator = detection.anchor_utils.DefaultBoxGenerator(RATIOS, scales=SCALES, steps=[8, 16, 32, 64, 100, 300])
     head = theirs.SSDHead(channels, generator.num_anchors_per_location(), len(LABELS) + 1)
-    reference = theirs.SSD(maps.to_empty(device="cpu"), generator, (300, 300), 6, head=head, **PLAIN)
+    reference = randomise(theirs.SSD(maps.to_empty(device="cpu"), generator, (300, 300), 6, head=head, **PLAIN))
     backbone = create("vgg16", depths=DEPTHS, widths=WIDTHS)
     return reference, {"backbone": backbone, "hidden": HIDDEN, "extra": EXTRA}
 
@@ -80,7 +80,10 @@ def narrow_ssdlite():
     channels = [24 * 4, 16 * 6, *(width for _, width, _, _, _ in EXTRA_LITE)]
     head = theirs.SSDLiteHead(channels, generator.num_anchors_per_location(), len(LABELS) + 1, norm)
     fields = {"score_thresh": 0.001, "nms_thresh": 0.55, "topk_candidates": 300}
-    reference = detection.ssd.SSD(maps, generator, (160, 160), 6, head=head, **PLAIN, **fields)
+    reference = randomise(detection.ssd.SSD(maps, generator, (160, 160), 6, head=head, **PLAIN, **fields))
+    for layer in reference.modules():
+        if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.ReLU6):
+            layer[1].weight.data *= 4  # so that relu6 has something to cut
     backbone = create("mobilenet_v3_large_reduced", rows=ROWS, stem=8, head=16 * 6)
     return reference, {"backbone": backbone, "strides": (8, 16), "extra": EXTRA_LITE}
 
@@ -90,7 +93,7 @@ def pair(request, tmp_path):
     """A narrow system of torchvision and, through a file of its weights, ours; and the default boxes of both."""
     name, size = request.param, (NARROW[request.param][0],) * 2
     reference, fields = narrow_ssd300() if name == "ssd300_vgg16" else narrow_ssdlite()
-    save_file(randomise(reference).state_dict(), tmp_path / "weights.safetensors")
+    save_file(reference.state_dict(), tmp_path / "weights.safetensors")
     fields |= {"preprocess": Preprocess(size, "squash", 1.0, (0.5,) * 3, (0.3,) * 3), "detections": 9999}
     system = create(name, labels=LABELS, weights=tmp_path / "weights.safetensors", **fields)
     assert translate(system, reference.state_dict())[0] == "torchvision"
