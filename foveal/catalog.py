@@ -37,8 +37,9 @@ FAMILIES = {
     "classify.densenet:DenseNet": "densenet121 densenet161 densenet169 densenet201 densenet40_cifar "
     "densenet100_bc_cifar densenet_nano",
     "classify.mobilenet:MobileNet": "mobilenetv1_100 mobilenet_v2 mobilenet_v3_large mobilenet_v3_small "
-    "mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 tf_mobilenetv3_small_100 efficientnet_lite0 "
-    "tf_efficientnet_lite0 mobilenet_v1_nano mobilenet_v2_nano mobilenet_v3_nano",
+    "mobilenet_v3_large_reduced mobilenetv3_large_100 mobilenetv3_small_100 tf_mobilenetv3_large_100 "
+    "tf_mobilenetv3_small_100 efficientnet_lite0 tf_efficientnet_lite0 mobilenet_v1_nano mobilenet_v2_nano "
+    "mobilenet_v3_nano",
     "classify.senet:SENet": "seresnet18 seresnet34 seresnet50 seresnet101 seresnet152 seresnext50_32x4d "
     "seresnext101_32x4d senet154 legacy_seresnet18 legacy_seresnet34 legacy_seresnet50 legacy_seresnet101 "
     "legacy_seresnet152 legacy_seresnext50_32x4d legacy_seresnext101_32x4d legacy_senet154 senet_nano",
@@ -64,6 +65,7 @@ FAMILIES = {
     "retinanet_nano",
     "detect.fcos:FCOS": "fcos_resnet50_fpn fcos_nano",
     "detect.ssd:SSD": "ssd300_vgg16 ssd512_vgg16 ssd_nano",
+    "detect.ssdlite:SSDLite": "ssdlite320_mobilenet_v3_large",
     "detect.detr:DETR": "detr_resnet50 detr_resnet50_dc5 detr_resnet101 detr_resnet101_dc5 detr_nano",
     "generate.vae:VAE": "vae_fc vae vae_fc_nano vae_nano",
     "generate.autoencoder:Autoencoder": "autoencoder autoencoder_nano",

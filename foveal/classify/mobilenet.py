@@ -148,7 +148,7 @@ class Block(nn.Module):
         parts["project"] = layer(spec, middle, out, 1, 1, 1, row.activation if row.expansion == 0 else None)
         for name, part in parts.items():
             self.add_module(name, part)
-        self.parts = tuple(parts)
+        self.parts, self.stride = tuple(parts), stride
         self.shortcut = row.expansion != 0 and stride == 1 and channels == out
         self.drop = StochasticDepth(drop)
 
@@ -254,6 +254,8 @@ V3_LARGE = (
     *table("hardswish", (3, 6, 80, 1, 2), (3, 2.5, 80, 1, 1), (3, 2.3, 80, 2, 1)),
     Row(3, 6, 112, 2, 1, True, "hardswish"), Row(5, 6, 160, 3, 2, True, "hardswish"),
 )  # fmt: skip
+# From the last stride on with half the maps, as section 6.3 of the paper of v3 has it for detectors.
+V3_REDUCED = (*V3_LARGE[:-1], V3_LARGE[-1]._replace(out=80))
 V3_SMALL = (
     Row(3, 1, 16, 1, 2, True, "relu"), Row(3, 4.5, 24, 1, 2, False, "relu"), Row(3, 3.67, 24, 1, 1, False, "relu"),
     Row(5, 4, 40, 1, 2, True, "hardswish"), Row(5, 6, 40, 2, 1, True, "hardswish"),
@@ -294,6 +296,10 @@ VARIANTS = {
     "mobilenet_v2": MOBILENET_V2,
     "mobilenet_v3_large": LARGE,
     "mobilenet_v3_small": SMALL,
+    # With the constants that SSDLite's weights have in torchvision.
+    "mobilenet_v3_large_reduced": replace(
+        LARGE, preprocess=GOOGLE, rows=V3_REDUCED, head=480, hidden=640, norm_momentum=0.03
+    ),
     "mobilenetv3_large_100": replace(LARGE, preprocess=BICUBIC, eps=1e-5, norm_momentum=0.1),
     "mobilenetv3_small_100": replace(SMALL, preprocess=BICUBIC, eps=1e-5, norm_momentum=0.1),
     "tf_mobilenetv3_large_100": replace(LARGE, preprocess=GOOGLE, padding="same"),

@@ -24,7 +24,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +57,17 @@ Extra = tuple[int, int, int, int, int]
 @dataclass(frozen=True)
 class SSDSpec(DetectorSpec):
     """
-    shortlist: here of each class.
-    hidden:    channels of fc6 and fc7, which follow the last map of the backbone; 0 leaves them out.
-    extra:     the maps that follow, each as (channels of a 1x1 convolution, channels, side, stride, padding).
-    norm:      batch norms in these layers.
-    shapes:    default boxes at each place of each map: two squares, then 1:2 and 2:1, then 1:3 and 3:1.
-    scales:    side of the squares on each map as a share of the image, and of those on one map more.
-    negatives: hard boxes for each matched one.
+    shortlist:     here of each class.
+    hidden:        channels of fc6 and fc7, which follow the last map of the backbone; 0 leaves them out.
+    extra:         the maps that follow, each as (channels of a 1x1 convolution, channels, side, stride, padding).
+    norm:          batch norms in these layers.
+    eps:           added to the variance in these norms.
+    norm_momentum: weight of a batch in their running statistics.
+    shapes:        default boxes at each place of each map: two squares, then 1:2 and 2:1, then 1:3 and 3:1.
+    scales:        side of the squares on each map as a share of the image, and of those on one map more.
+    evenly:        the places of every map fill the image evenly; else they lie a stride apart, as far as each map
+                   halves the one before.
+    negatives:     hard boxes for each matched one.
     """
 
     backbone: System | str = "vgg16"
@@ -75,8 +79,11 @@ class SSDSpec(DetectorSpec):
     hidden: int = 1024
     extra: tuple[Extra, ...] = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))
     norm: bool = False
+    eps: float = 1e-5
+    norm_momentum: float = 0.1
     shapes: tuple[int, ...] = (4, 6, 6, 6, 4, 4)
     scales: tuple[float, ...] = (0.07, 0.15, 0.33, 0.51, 0.69, 0.87, 1.05)
+    evenly: bool = False
     negatives: float = 3.0
 
     def __post_init__(self) -> None:
@@ -91,6 +98,10 @@ class SSDSpec(DetectorSpec):
             raise InputError(f"shapes must be even numbers, 2 or more, not {self.shapes}")
         if min(self.scales) <= 0 or self.hidden < 0 or self.negatives < 0:
             raise InputError("scales must be above 0, hidden and negatives at least 0")
+        if self.eps <= 0 or not 0 < self.norm_momentum <= 1:
+            raise InputError("eps must be above 0, norm_momentum above 0 and at most 1")
+        if not self.norm and (self.eps, self.norm_momentum) != (SSDSpec.eps, SSDSpec.norm_momentum):
+            raise InputError("eps and norm_momentum have no effect without norm")
         for middle, width, side, stride, padding in self.extra:
             if min(middle, width, side, stride) < 1 or padding < 0 or 2 * padding >= side:
                 raise InputError(f"extra has no layer of {(middle, width, side, stride, padding)}")
@@ -125,13 +136,15 @@ class Found:
 
 class VGGMaps(nn.Module):
     """Normalised images -> conv4_3 (B, 512, H / 8, W / 8), scaled, and conv5_3 (B, 512, H / 16, W / 16) after a pooling
-    that keeps its size. Of a VGG of fewer stages the last two."""
+    that keeps its size. Of a VGG of fewer stages the last two. Raises InputError for other strides."""
 
-    def __init__(self, network: VGG, frozen_norm: bool = False) -> None:
+    def __init__(self, network: VGG, strides: Sequence[int], frozen_norm: bool = False) -> None:
         super().__init__()
         depth = len(network.spec.depths)
+        if tuple(strides) != (2 ** (depth - 2), 2 ** (depth - 1)):
+            raise InputError(f"on a VGG of {depth} stages strides are {2 ** (depth - 2)}, {2 ** (depth - 1)}")
         self.network, self.stages = network.eval(), [f"stage{number}" for number in range(1, depth + 1)]
-        self.strides, self.channels = (2 ** (depth - 2), 2 ** (depth - 1)), tuple(network.spec.widths[-2:])
+        self.channels = tuple(network.spec.widths[-2:])
         if depth > 2:  # a third stage of 75 places leaves 38
             network.set_submodule(f"{self.stages[-3]}.pool", nn.MaxPool2d(2, ceil_mode=True))
         network.set_submodule(f"{self.stages[-1]}.pool", nn.MaxPool2d(3, 1, padding=1))
@@ -150,16 +163,47 @@ class VGGMaps(nn.Module):
         return [fine, self.network.get_submodule(self.stages[-1])(pool(x))]
 
 
-def layers(channels: int, plan: Sequence[tuple[int, int, int, int, int]], norm: bool) -> nn.Sequential:
-    """Convolutions, [norms] and relus; each of the plan as (channels, side, stride, padding, dilation)."""
+def maps(spec: SSDSpec) -> VGGMaps | Backbone:
+    """The backbone, as what gives its maps."""
+    if isinstance(spec.backbone, VGG):
+        return VGGMaps(spec.backbone, spec.strides, spec.frozen_norm)
+    return spec.build()
+
+
+class Conv(NamedTuple):
+    """A convolution to `width` maps."""
+
+    width: int
+    side: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+
+def layers(
+    spec: SSDSpec, channels: int, plan: Sequence[Conv], activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """The convolutions of the plan, [norms] and activations."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for n, (width, side, stride, padding, dilation) in enumerate(plan, 1):
-        parts[f"conv{n}"] = nn.Conv2d(channels, width, side, stride, padding, dilation, bias=not norm)
-        if norm:
-            parts[f"norm{n}"] = nn.BatchNorm2d(width)
-        parts[f"relu{n}"] = nn.ReLU()
+    for n, (width, side, stride, padding, dilation, groups) in enumerate(plan, 1):
+        parts[f"conv{n}"] = nn.Conv2d(channels, width, side, stride, padding, dilation, groups, bias=not spec.norm)
+        if spec.norm:
+            parts[f"norm{n}"] = nn.BatchNorm2d(width, spec.eps, spec.norm_momentum)
+        parts[f"relu{n}"] = activation()
         channels = width
     return begin(nn.Sequential(parts))
+
+
+def further(spec: SSDSpec, channels: int, extra: Extra) -> nn.Module:
+    """From a map of so many channels to the next."""
+    middle, *last = extra
+    return layers(spec, channels, (Conv(middle), Conv(*last)))
+
+
+def head(spec: SSDSpec, channels: int, rows: int) -> nn.Module:
+    """From a map of so many channels to what is told of each place."""
+    return nn.Conv2d(channels, rows, 3, padding=1)
 
 
 def begin(module: Any) -> Any:
@@ -176,41 +220,44 @@ class SSD(Detector):
     """Images are (B, 3, H, W), of 300 x 300 or 512 x 512 pixels in the paper, and of `spec.smallest` pixels or more.
 
     box_loss: see BoxLoss.
+    maps, further, head: what its parts are made by, as the functions of these names.
     """
 
     spec: SSDSpec
 
-    def __init__(self, spec: SSDSpec, *, box_loss: BoxLoss = SMOOTH) -> None:
+    def __init__(
+        self,
+        spec: SSDSpec,
+        *,
+        box_loss: BoxLoss = SMOOTH,
+        maps: Callable[[SSDSpec], Any] = maps,
+        further: Callable[[SSDSpec, int, Extra], nn.Module] = further,
+        head: Callable[[SSDSpec, int, int], nn.Module] = head,
+    ) -> None:
         super().__init__(spec)
         self.box_loss = box_loss
         self._check_size(spec.preprocess.size)
-        base = self.base
-        if isinstance(base, VGG):
-            depth = len(base.spec.depths)
-            if spec.strides != (2 ** (depth - 2), 2 ** (depth - 1)):
-                raise InputError(f"on a VGG of {depth} stages strides are {2 ** (depth - 2)}, {2 ** (depth - 1)}")
-            self.backbone: VGGMaps | Backbone = VGGMaps(base, spec.frozen_norm)
-        else:
-            self.backbone = spec.build()
+        self.backbone = maps(spec)
         channels = list(self.backbone.channels)
-        self.steps: list[int | None] = list(spec.strides)  # pixels between places; None where they fill the image
+        # Pixels between places; None where they fill the image.
+        self.steps: list[int | None] = [None if spec.evenly else stride for stride in spec.strides]
         # Both see the last map of the backbone, as do methods of explanation.
         self.last: nn.Module = nn.Identity()
         self.hidden: nn.Module = nn.Identity()
         if spec.hidden:
-            self.hidden = layers(channels[-1], ((spec.hidden, 3, 1, 6, 6), (spec.hidden, 1, 1, 0, 1)), spec.norm)
+            plan = (Conv(spec.hidden, 3, padding=6, dilation=6), Conv(spec.hidden))
+            self.hidden = layers(spec, channels[-1], plan)
             channels[-1] = spec.hidden
         self.extra = nn.ModuleList()
-        for middle, width, side, stride, padding in spec.extra:
-            self.extra.append(
-                layers(channels[-1], ((middle, 1, 1, 0, 1), (width, side, stride, padding, 1)), spec.norm)
-            )
+        for extra in spec.extra:
+            self.extra.append(further(spec, channels[-1], extra))
+            _, width, _, stride, _ = extra
             channels.append(width)
             self.steps.append(self.steps[-1] * 2 if stride == 2 and self.steps[-1] else None)
         heads = list(zip(channels, spec.shapes, strict=True))
         columns = len(spec.labels) + 1
-        self.score_heads = begin(nn.ModuleList(nn.Conv2d(n, shapes * columns, 3, padding=1) for n, shapes in heads))
-        self.box_heads = begin(nn.ModuleList(nn.Conv2d(n, shapes * 4, 3, padding=1) for n, shapes in heads))
+        self.score_heads = begin(nn.ModuleList(head(spec, n, shapes * columns) for n, shapes in heads))
+        self.box_heads = begin(nn.ModuleList(head(spec, n, shapes * 4) for n, shapes in heads))
 
     def forward(self, images: Tensor) -> Found:
         self._check_size(images.shape[2:])

@@ -130,21 +130,36 @@ SWIN = (
 )
 
 
-def mobilenet(system: Any) -> list[Rule]:
-    """Blocks are numbered through, and so are the parts of each. In v2 the last part of a block is not one but two."""
-    rules = [Rule(r"features\.0\.0\.", "stem.conv."), Rule(r"features\.0\.1\.", "stem.norm.")]
+def conv_and_norm(theirs: str, ours: str, number: int | str = "") -> list[Rule]:
+    """A convolution and its norm, which are 0 and 1 in theirs; in ours they may have a number."""
+    return [Rule(theirs + r"0\.", f"{ours}.conv{number}."), Rule(theirs + r"1\.", f"{ours}.norm{number}.")]
+
+
+def mobilenet_features(system: Any, layer: Callable[[int], str], part: Callable[[int, int], str]) -> list[Rule]:
+    """layer: their pattern for stem, blocks and head, which are numbered through; part: for a block's number and the
+    place of a part in it."""
+    rules = conv_and_norm(layer(0), "stem")
     for number, (name, block) in enumerate(system.blocks.items(), 1):
-        theirs, last = rf"features\.{number}\.(?:conv|block)\.", len(block.parts) - 1
-        for place, part in enumerate(block.parts):
-            if part == "excite":
-                rules.append(Rule(theirs + rf"{place}\.", f"{name}.excite."))
-            else:
-                rules.append(Rule(theirs + rf"{place}\.0\.", f"{name}.{part}.conv."))
-                rules.append(Rule(theirs + rf"{place}\.1\.", f"{name}.{part}.norm."))
-        rules.append(Rule(theirs + rf"{last}\.", f"{name}.project.conv."))
-        rules.append(Rule(theirs + rf"{last + 1}\.", f"{name}.project.norm."))
-    head = rf"features\.{len(system.blocks) + 1}\."
-    rules += [Rule(head + r"0\.", "head.conv."), Rule(head + r"1\.", "head.norm.")]
+        for place, ours in enumerate(block.parts):
+            theirs = part(number, place)
+            rules += [Rule(theirs, f"{name}.excite.")] if ours == "excite" else conv_and_norm(theirs, f"{name}.{ours}")
+    return [*rules, *conv_and_norm(layer(len(system.blocks) + 1), "head")]
+
+
+def mobilenet(system: Any) -> list[Rule]:
+    """In v2 the last part of a block is not one but two."""
+
+    def layer(number: int) -> str:
+        return rf"features\.{number}\."
+
+    def part(number: int, place: int) -> str:
+        return layer(number) + rf"(?:conv|block)\.{place}\."
+
+    rules = mobilenet_features(system, layer, part)
+    for number, (name, block) in enumerate(system.blocks.items(), 1):
+        last = len(block.parts) - 1
+        rules.append(Rule(part(number, last), f"{name}.project.conv."))
+        rules.append(Rule(part(number, last + 1), f"{name}.project.norm."))
     return [*rules, Rule(r"classifier\.0\.", "hidden.linear."), Rule(r"classifier\.\d\.", "classifier.")]
 
 
@@ -260,6 +275,34 @@ def ssd(system: Any) -> list[Rule]:
     return [*rules, Rule(r"backbone\.scale_weight$", "backbone.scale")]
 
 
+def ssdlite(system: Any) -> list[Rule]:
+    """Those of SSDLite on MobileNet v3, whose first half ends within a block."""
+    if type(system.base).__name__ != "MobileNet":
+        return []
+    split = 1 + list(system.base.blocks).index(system.backbone.split)
+
+    def layer(number: int) -> str:
+        half, first = (1, split) if number > split else (0, 0)
+        return rf"backbone\.features\.{half}\.{number - first}\."
+
+    def part(number: int, place: int) -> str:
+        if number == split:
+            return rf"backbone\.features\.1\.0\.{place}\." if place else layer(number)
+        return layer(number) + rf"block\.{place}\."
+
+    features = mobilenet_features(system.base, layer, part)
+    rules = [rule._replace(ours=f"backbone.network.{rule.ours}") for rule in features]
+    for n in range(len(system.spec.extra)):
+        for place in range(3):
+            rules += conv_and_norm(rf"backbone\.extra\.{n}\.{place}\.", f"extra.{n}", place + 1)
+    for theirs, ours in (("classification", "score_heads"), ("regression", "box_heads")):
+        for n, shapes in enumerate(system.spec.shapes):
+            begin, change = rf"head\.{theirs}_head\.module_list\.{n}\.", background_last(shapes)
+            rules += conv_and_norm(begin + r"0\.", f"{ours}.{n}.depthwise", 1)
+            rules.append(Rule(begin + r"1\.", f"{ours}.{n}.across.", change if ours == "score_heads" else None))
+    return rules
+
+
 def of_classes(system: Any) -> Callable[[Tensor], Tensor]:
     """For the rows (A C, ...) of a head that scores each class alone at each of A boxes: without those that COCO has no
     class for, where there are as many as of COCO, and without that of background where there is one too many."""
@@ -320,6 +363,7 @@ FAMILIES: dict[str, Table] = {
     "RPN": rpn,
     "FasterRCNN": faster_rcnn,
     "SSD": ssd,
+    "SSDLite": ssdlite,
     "RetinaNet": retinanet,
     "FCOS": fcos,
 }

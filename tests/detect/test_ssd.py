@@ -204,6 +204,8 @@ def test_colours_are_those_that_the_backbone_has_learned():
         ({"extra": ((4, 6, 3, 2, 1), (4, 6, 1, 1, 1))}, r"extra has no layer of \(4, 6, 1, 1, 1\)"),
         ({"strides": (1, 2)}, "on a VGG of 3 stages strides are 2, 4"),
         ({"image_size": 16}, "takes images of 20 x 20 pixels or more, not 16 x 16"),
+        ({"eps": 1e-3}, "eps and norm_momentum have no effect without norm"),
+        ({"norm": True, "norm_momentum": 0.0}, "eps must be above 0, norm_momentum above 0 and at most 1"),
         ({"nms_threshold": 2.0}, "nms_threshold lies between 0 and 1"),
     ],
 )

@@ -37,6 +37,12 @@ def test_equal_to_torchvision(name, compare_by_file):
     compare_by_file(name, "torchvision", name, reference, layout="torchvision", labels=LABELS)
 
 
+def test_reduced_tail_equal_to_torchvision(compare_by_file):
+    reference = oracle("torchvision.models").mobilenet_v3_large(reduced_tail=True, num_classes=5)
+    model = "mobilenet_v3_large(reduced_tail=True)"
+    compare_by_file("mobilenet_v3_large_reduced", "torchvision", model, reference, layout="torchvision", labels=LABELS)
+
+
 @pytest.mark.parametrize("size", [64, (49, 70)])  # even and odd sides, which "same" pads differently
 @pytest.mark.parametrize("name", TIMM)
 def test_equal_to_timm(name, size, compare_by_file):
