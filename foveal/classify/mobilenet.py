@@ -148,7 +148,7 @@ class Block(nn.Module):
         parts["project"] = layer(spec, middle, out, 1, 1, 1, row.activation if row.expansion == 0 else None)
         for name, part in parts.items():
             self.add_module(name, part)
-        self.parts, self.stride = tuple(parts), stride
+        self.parts = tuple(parts)
         self.shortcut = row.expansion != 0 and stride == 1 and channels == out
         self.drop = StochasticDepth(drop)
 

@@ -163,13 +163,6 @@ class VGGMaps(nn.Module):
         return [fine, self.network.get_submodule(self.stages[-1])(pool(x))]
 
 
-def maps(spec: SSDSpec) -> VGGMaps | Backbone:
-    """The backbone, as what gives its maps."""
-    if isinstance(spec.backbone, VGG):
-        return VGGMaps(spec.backbone, spec.strides, spec.frozen_norm)
-    return spec.build()
-
-
 class Conv(NamedTuple):
     """A convolution to `width` maps."""
 
@@ -220,7 +213,7 @@ class SSD(Detector):
     """Images are (B, 3, H, W), of 300 x 300 or 512 x 512 pixels in the paper, and of `spec.smallest` pixels or more.
 
     box_loss: see BoxLoss.
-    maps, further, head: what its parts are made by, as the functions of these names.
+    further, head: what its parts are made by, as the functions of these names.
     """
 
     spec: SSDSpec
@@ -230,14 +223,16 @@ class SSD(Detector):
         spec: SSDSpec,
         *,
         box_loss: BoxLoss = SMOOTH,
-        maps: Callable[[SSDSpec], Any] = maps,
         further: Callable[[SSDSpec, int, Extra], nn.Module] = further,
         head: Callable[[SSDSpec, int, int], nn.Module] = head,
     ) -> None:
         super().__init__(spec)
         self.box_loss = box_loss
         self._check_size(spec.preprocess.size)
-        self.backbone = maps(spec)
+        if isinstance(spec.backbone, VGG) and not spec.maps:
+            self.backbone: VGGMaps | Backbone = VGGMaps(spec.backbone, spec.strides, spec.frozen_norm)
+        else:
+            self.backbone = spec.build()
         channels = list(self.backbone.channels)
         # Pixels between places; None where they fill the image.
         self.steps: list[int | None] = [None if spec.evenly else stride for stride in spec.strides]

@@ -9,78 +9,21 @@ SSD whose convolutions behind the backbone are cheap, one of each map by itself 
 Each layer but the one that tells has a norm; `narrow` is a 1x1 convolution to half as many maps as it goes on with.
 Default boxes, loss and choice are those of SSD (ssd.py).
 
-On a MobileNet with expansions the maps of the backbone are those of section 6.3 of Howard et al. 2019,
-arXiv:1905.02244: what the last block with a stride expands to, before the stride, and what leaves the last convolution
-before the pooling. On another backbone they are those that SSD has there.
+The maps of the backbone are those of section 6.3 of Howard et al. 2019, arXiv:1905.02244: what the last block with a
+stride expands to, before the stride, and what leaves the last convolution before the pooling.
 
 As torchvision's weights have it, v3 has half the channels from that block on, and every map six default boxes at a
 place, with places that fill the image evenly.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import accumulate
-from operator import mul
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from foveal.classify.mobilenet import MobileNet
-from foveal.detect import ssd
 from foveal.detect.labels import COCO
 from foveal.detect.ssd import SMOOTH, SSD, BoxLoss, Conv, Extra, SSDSpec, layers
-from foveal.errors import InputError
-from foveal.nn.norm import freeze_norms
 from foveal.system import Preprocess
-
-
-class MobileNetMaps(nn.Module):
-    """Normalised images -> what the last block with a stride expands to, (B, C, H / 16, W / 16) in networks of usual
-    depth, and what leaves the last convolution, half as large.
-
-    split: name of that block.
-
-    Raises InputError for other strides, or where that block does not expand.
-    """
-
-    def __init__(self, network: MobileNet, strides: Sequence[int], frozen_norm: bool = False) -> None:
-        super().__init__()
-        name, blocks = network.name or "this MobileNet", network.blocks
-        strided = [name for name, block in blocks.items() if block.stride > 1]
-        if not strided or "expand" not in blocks[strided[-1]].parts:
-            raise InputError(f"{name} does not expand its maps before its last stride")
-        own = list(accumulate((blocks[name].stride for name in strided), mul, initial=network.spec.stem_stride))[-2:]
-        if list(strides) != own:
-            raise InputError(f"on {name} strides are {own[0]}, {own[1]}")
-        self.network, self.names, self.split = network.eval(), list(blocks), strided[-1]
-        end = "head" if network.spec.head else f"{self.names[-1]}.project"
-        convolutions: list[Any] = [network.get_submodule(f"{name}.conv") for name in (f"{self.split}.expand", end)]
-        self.channels = tuple(convolution.out_channels for convolution in convolutions)
-        for name in ("hidden", "classifier"):  # which have most of the weights
-            network.set_submodule(name, nn.Identity())
-        if frozen_norm:
-            freeze_norms(network)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.network.stem(x)
-        maps = []
-        for name in self.names:
-            block: Any = self.network.get_submodule(name)
-            if name == self.split:
-                x = block.expand(x)
-                maps.append(x)
-                for part in block.parts[1:]:  # no shortcut goes past a stride
-                    x = block.get_submodule(part)(x)
-            else:
-                x = block(x)
-        return [*maps, self.network.head(x)]
-
-
-def maps(spec: SSDSpec) -> Any:
-    """The backbone, as what gives its maps."""
-    if isinstance(spec.backbone, MobileNet):
-        return MobileNetMaps(spec.backbone, spec.strides, spec.frozen_norm)
-    return ssd.maps(spec)
 
 
 def further(spec: SSDSpec, channels: int, extra: Extra) -> nn.Module:
@@ -103,7 +46,7 @@ class SSDLite(SSD):
     """
 
     def __init__(self, spec: SSDSpec, *, box_loss: BoxLoss = SMOOTH) -> None:
-        super().__init__(spec, box_loss=box_loss, maps=maps, further=further, head=head)
+        super().__init__(spec, box_loss=box_loss, further=further, head=head)
 
 
 # torchvision's for COCO, which has batches of 192 and a rate as many times as large.
@@ -118,6 +61,7 @@ VARIANTS = {
         RECIPE,
         backbone="mobilenet_v3_large_reduced",
         strides=(16, 32),
+        maps=("stage6.0.expand", "head"),
         score_threshold=0.001,
         nms_threshold=0.55,
         shortlist=300,

@@ -277,9 +277,10 @@ def ssd(system: Any) -> list[Rule]:
 
 def ssdlite(system: Any) -> list[Rule]:
     """Those of SSDLite on MobileNet v3, whose first half ends within a block."""
-    if type(system.base).__name__ != "MobileNet":
+    block, _, expand = system.spec.maps[0].rpartition(".") if system.spec.maps else ("", "", "")
+    if type(system.base).__name__ != "MobileNet" or expand != "expand":
         return []
-    split = 1 + list(system.base.blocks).index(system.backbone.split)
+    split = 1 + list(system.base.blocks).index(block)
 
     def layer(number: int) -> str:
         half, first = (1, split) if number > split else (0, 0)

@@ -75,17 +75,22 @@ def narrow_ssdlite():
             plan.append(v3.InvertedResidualConfig(*row, dilation=1, width_mult=1))
             channels = out
     features = v3.MobileNetV3(plan, 10, norm_layer=norm).features
-    maps = theirs.SSDLiteFeatureExtractorMobileNet(features, 5, norm, width_mult=1 / 16, min_depth=16)
+    extractor = theirs.SSDLiteFeatureExtractorMobileNet(features, 5, norm, width_mult=1 / 16, min_depth=16)
     generator = detection.anchor_utils.DefaultBoxGenerator([[2, 3]] * 6, min_ratio=0.2, max_ratio=0.95)
     channels = [24 * 4, 16 * 6, *(width for _, width, _, _, _ in EXTRA_LITE)]
     head = theirs.SSDLiteHead(channels, generator.num_anchors_per_location(), len(LABELS) + 1, norm)
     fields = {"score_thresh": 0.001, "nms_thresh": 0.55, "topk_candidates": 300}
-    reference = randomise(detection.ssd.SSD(maps, generator, (160, 160), 6, head=head, **PLAIN, **fields))
+    reference = randomise(detection.ssd.SSD(extractor, generator, (160, 160), 6, head=head, **PLAIN, **fields))
     for layer in reference.modules():
         if isinstance(layer, nn.Sequential) and isinstance(layer[-1], nn.ReLU6):
             layer[1].weight.data *= 4  # so that relu6 has something to cut
     backbone = create("mobilenet_v3_large_reduced", rows=ROWS, stem=8, head=16 * 6)
-    return reference, {"backbone": backbone, "strides": (8, 16), "extra": EXTRA_LITE}
+    return reference, {
+        "backbone": backbone,
+        "strides": (8, 16),
+        "maps": ("stage4.0.expand", "head"),
+        "extra": EXTRA_LITE,
+    }
 
 
 @pytest.fixture(params=NARROW)
