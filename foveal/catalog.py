@@ -291,11 +291,14 @@ def _base_fields(spec: Any) -> list[str]:
     return [field for field, hint in get_type_hints(type(spec)).items() if is_base(hint)]
 
 
-def _base(system: Any) -> Any:
-    """The system itself, a new one of a catalog name, or the trained one of a run or checkpoint."""
+def _base(system: Any, size: Any) -> Any:
+    """The system itself, a new one of a catalog name, for images of a size where it can have but one, or the trained
+    one of a run or checkpoint."""
     if _is_system(system):
         return system
-    return create(system) if system in ENTRIES else trained(system)
+    if system not in ENTRIES:
+        return trained(system)
+    return create(system, image_size=size) if family(system).one_size else create(system)
 
 
 def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
@@ -305,7 +308,7 @@ def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
     given = {field: getattr(spec, field) for field in _base_fields(spec)} | variant_fields
     for field, value in given.items():
         if field in hints and is_base(hints[field]):
-            given[field] = _base(value)
+            given[field] = _base(value, given.get("image_size", spec.preprocess.size))
         elif field in hints and holds_systems(hints[field]) and value is not None:
             several = get_origin(hints[field]) is tuple
             row = value if several and isinstance(value, tuple | list) else (value,)

@@ -225,6 +225,8 @@ class System(nn.Module):
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")
 
+    one_size: ClassVar[bool] = False  # whether images have to be of the size in `preprocess`
+
     def maps(self, x: Tensor) -> Iterator[Tensor]:
         """Normalised images (B, channels, H, W) -> the map (B, C, h, w) that leaves each stage, one after another: what
         detectors and others build on. A stage runs when its map is asked for."""

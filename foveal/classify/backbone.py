@@ -125,10 +125,12 @@ def _maps_on_meta(network: System, names: Sequence[str]) -> Iterator[tuple[int, 
     maps = _Maps(network, names)
     tensors = {**dict(maps.named_parameters()), **dict(maps.named_buffers())}
     tensors = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    image = torch.empty(1, network.preprocess.channels, SIDE, SIDE, device="meta")
+    size = network.preprocess.size if network.one_size else (SIDE, SIDE)
+    image = torch.empty(1, network.preprocess.channels, *size, device="meta")
     with torch.no_grad():
         for x, ran in functional_call(maps, tensors, (image,)):
-            yield 2 ** round(log2(SIDE / x.shape[2])), x.shape[1], ran
+            times = size[0] / x.shape[2]
+            yield round(times) if network.one_size else 2 ** round(log2(times)), x.shape[1], ran
 
 
 def _keep(module: nn.Module, ran: set[nn.Module], name: str = "") -> Iterator[str]:

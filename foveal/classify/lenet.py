@@ -8,13 +8,14 @@ With `subsampling="trainable"` the pooling has the paper's gain and bias for eac
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from foveal.classify.classifier import Classifier, ClassifierSpec
+from foveal.classify.classifier import Classifier, ClassifierSpec, last
 from foveal.classify.labels import DIGITS
 from foveal.errors import InputError
 from foveal.nn.activation import ACTIVATIONS, Activation
@@ -93,7 +94,12 @@ class LeNet(Classifier):
                     nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.stage2(self.stage1(self.normalize(images))).flatten(1))
+        return self.classifier(last(self.maps(self.normalize(images))).flatten(1))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        for stage in (self.stage1, self.stage2):
+            x = stage(x)
+            yield x
 
     @property
     def explained_layer(self) -> str:

@@ -15,7 +15,7 @@ which every norm that follows takes away again.
 Departs from the paper: the classifier's weights do not start at zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,6 +86,7 @@ class Mixer(Classifier):
     """Images are (B, 3, H, W) of the one size in `preprocess`, for whose places the matrices are."""
 
     spec: MixerSpec
+    one_size = True
 
     def __init__(self, spec: MixerSpec) -> None:
         super().__init__(spec)
@@ -104,9 +105,15 @@ class Mixer(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         self.check_exact(images.shape[2:])
-        x = self.patch_embedding(self.normalize(images))  # (B, C, h, w), h = H / patch, w = W / patch
-        x = self.blocks(x.flatten(2).transpose(1, 2))  # (B, h w, C), row by row
-        return self.classifier(self.norm(x).mean(1))
+        return self.classifier(self.norm(self._mixed(self.normalize(images))).mean(1))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        self.check_exact(x.shape[2:])
+        yield self.as_map(self._mixed(x))  # (B, C, h, w): there is one, of the last block
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        x = self.patch_embedding(x)  # (B, C, h, w), h = H / patch, w = W / patch
+        return self.blocks(x.flatten(2).transpose(1, 2))  # (B, h w, C), row by row
 
     @property
     def explained_layer(self) -> str:

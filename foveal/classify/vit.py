@@ -14,7 +14,7 @@ Departs from the paper: the classifier is linear from the start (in the paper's 
 its weights do not start at zero, GELU is exact, and stochastic depth can be added, as users of it do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -71,6 +71,7 @@ class ViT(Classifier):
     """Images are (B, 3, H, W) of the one size in `preprocess`, whose places the positions are."""
 
     spec: ViTSpec
+    one_size = True
     token_names: ClassVar[tuple[str, ...]] = ("class_token",)
 
     def __init__(self, spec: ViTSpec) -> None:
@@ -109,9 +110,16 @@ class ViT(Classifier):
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> z_depth (B, T + h w, width), the T `tokens` before the patches."""
         self.check_exact(images.shape[2:])
-        x = self.patch_embedding(self.normalize(images))  # (B, width, h, w), h = H / patch, w = W / patch
+        return self._encode(self.normalize(images))
+
+    def maps(self, x: Tensor) -> Iterator[Tensor]:
+        self.check_exact(x.shape[2:])
+        yield self.as_map(self._encode(x))  # (B, width, h, w): there is one, of the last block
+
+    def _encode(self, x: Tensor) -> Tensor:
+        x = self.patch_embedding(x)  # (B, width, h, w), h = H / patch, w = W / patch
         x = x.flatten(2).transpose(1, 2)  # (B, h w, width), row by row
-        tokens = [self.get_parameter(name).expand(len(x), -1, -1) for name in self.tokens]
+        tokens = [getattr(self, name).expand(len(x), -1, -1) for name in self.tokens]
         return self.blocks(self.dropout(torch.cat([*tokens, x], 1) + self.position_embedding))
 
     @property
