@@ -20,6 +20,7 @@ class Complaints:
     faults: what cannot be understood -> how often.
     mended: what was put right without being asked -> how often.
     told:   the same -> a line for each, where complaints are collected.
+    notes:  a line for each choice between two readings of the data, and for what was left out on purpose.
     boxes:  how many there were in all, those that are left out among them.
     otherwise: how many are misplaced, but would not be with width and height in place of a corner, or the reverse.
     """
@@ -28,6 +29,7 @@ class Complaints:
         self.collected, self.others = collected, Counter[str]()
         self.faults, self.mended, self.boxes, self.otherwise = Counter[str](), Counter[str](), 0, 0
         self.told: dict[str, list[str]] = {}
+        self.notes: list[str] = []
         self._faults: dict[str, list[str]] = {}
 
     def __call__(self, summary: str, each: Iterable[str] = ()) -> None:
@@ -57,6 +59,11 @@ class Complaints:
         self.mended[kind] += 1
         if self.collected is not None:
             self.told.setdefault(kind, []).append(text)
+
+    def note(self, text: str) -> None:
+        """Record a choice between two readings; `load_dataset` prints it on stderr, `check` lists it."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def pass_over(self, name: str) -> None:
         """Note a file that is none of an image, by its name."""

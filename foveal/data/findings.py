@@ -71,6 +71,7 @@ class Findings:
     def add(self, complaints: Complaints) -> None:
         """What was wrong with how the data is laid out."""
         self.layout.extend(complaints.collected or ())
+        self.notes.extend(complaints.notes)
         if others := complaints.others:
             told = sorted(others.items(), key=lambda item: -item[1])[:5]
             shown = ", ".join(f"{count} {what}" for what, count in told)

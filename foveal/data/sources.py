@@ -43,6 +43,8 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
         told = ", ".join(f"{count} {kind}" for kind, count in complain.mended.items())
         left = "" if set(complain.mended) == {CLIPPED} else "; what lay outside or had no area was left out"
         sys.stderr.write(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them\n")
+    for note in complain.notes:
+        sys.stderr.write(f"foveal: {source}: {note}\n")
     return dataset if split is None else dataset.select(split)
 
 

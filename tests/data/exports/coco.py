@@ -1,0 +1,5 @@
+"""Exports in the format of coco."""
+
+from tests.data.exports import Export
+
+EXPORTS: list[Export] = []
