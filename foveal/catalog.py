@@ -46,7 +46,7 @@ FAMILIES = {
     "classify.nonlocal_resnet:NonLocalResNet": "resnet50_nonlocal resnet101_nonlocal resnet_nonlocal_nano",
     "classify.local_attention:LocalAttentionResNet": "sasa_resnet26 sasa_resnet38 sasa_resnet50 sasa_nano",
     "classify.pixel_transformer:PixelTransformer": "pixel_transformer pixel_transformer_nano",
-    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_t_16 vit_s_16 vit_s_32 deit_tiny_patch16_224 "
+    "classify.vit:ViT": "vit_b_16 vit_b_32 vit_l_16 vit_l_32 vit_h_14 vit_t_16 vit_s_16 vit_s_32 deit_tiny_patch16_224 "
     "deit_small_patch16_224 deit_base_patch16_224 vit_nano",
     "classify.deit:DeiT": "deit_tiny_distilled_patch16_224 deit_small_distilled_patch16_224 "
     "deit_base_distilled_patch16_224 deit_nano",

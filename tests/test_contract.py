@@ -25,6 +25,7 @@ from .toys import small_digits
 SIDES = (32, 64, 128)
 OTHER_SIDES = {
     "pixel_transformer": (8,),  # what a step takes grows with the fourth power of the side
+    "vit_h_14": (28,),
     # The last maps need more than one place for there to be something to choose from.
     "sasa_resnet26": (48,),
     "sasa_resnet38": (48,),
@@ -45,6 +46,7 @@ OTHER_FIELDS: dict[str, dict[str, Any]] = {
     "pixel_transformer": {"depth": 3},
     "vit_l_16": {"depth": 6},
     "vit_l_32": {"depth": 6},
+    "vit_h_14": {"depth": 3, "width": 96},
     "mixer_l16_224": {"depth": 6},
     "mixer_l32_224": {"depth": 6},
     "pixelcnn": {"blocks": 3},

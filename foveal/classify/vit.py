@@ -169,6 +169,15 @@ VARIANTS = {
     "vit_b_32": replace(VIT_B_16, patch=32),
     "vit_l_16": VIT_L_16,
     "vit_l_32": replace(VIT_L_16, preprocess=Preprocess(), patch=32),
+    # Published for 518 pixels alone, by SWAG (Singh et al. 2022, arXiv:2201.08371).
+    "vit_h_14": replace(
+        VIT_B_16,
+        preprocess=Preprocess((518, 518), crop=1.0, interpolation="bicubic"),
+        patch=14,
+        width=1280,
+        depth=32,
+        heads=16,
+    ),
     "vit_t_16": VIT_T_16,
     "vit_s_16": VIT_S_16,
     "vit_s_32": replace(VIT_S_16, patch=32),

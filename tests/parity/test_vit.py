@@ -8,7 +8,7 @@ from foveal.weights import load_weights, translate
 
 from .compare import LABELS, check_published, on_meta, oracle, randomise
 
-TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"]
+TORCHVISION = ["vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14"]
 TIMM = {
     "vit_b_16": "vit_base_patch16_224",
     "vit_b_32": "vit_base_patch32_224",
@@ -18,7 +18,7 @@ TIMM = {
     "vit_s_16": "vit_small_patch16_224",
     "vit_s_32": "vit_small_patch32_224",
 }
-LARGE = ("vit_l_16", "vit_l_32")  # tested with two blocks, the others with all
+LARGE = ("vit_l_16", "vit_l_32", "vit_h_14")  # tested with two blocks, the others with all
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -76,7 +76,7 @@ def test_training_equal_to_timm_draw_for_draw():
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_parameters_and_preprocessing_are_those_that_torchvision_publishes(name):
-    check_published(name)
+    check_published(name, "IMAGENET1K_SWAG_E2E_V1" if name == "vit_h_14" else "IMAGENET1K_V1")
 
 
 @pytest.mark.parametrize("name", ["vit_t_16", "vit_s_16", "vit_s_32"])
