@@ -1,10 +1,7 @@
-"""Losses of detectors: functions of the scores of places, and of boxes."""
+"""Losses of detectors: functions of the scores of places. Those of boxes are in boxes.py."""
 
-import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-
-from foveal.ops.boxes import giou, iou
 
 
 def sigmoid_focal(scores: Tensor, target: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
@@ -17,19 +14,3 @@ def sigmoid_focal(scores: Tensor, target: Tensor, alpha: float = 0.25, gamma: fl
     sign = 2 * target - 1
     weight = 0.5 + sign * (alpha - 0.5)  # alpha or 1 - alpha
     return -weight * (-sign * scores).sigmoid() ** gamma * logsigmoid(sign * scores)
-
-
-def giou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
-    """1 - GIoU of boxes (N, 4) with those that are wanted, row by row -> (N,), from 0 to 2.
-
-    Rezatofighi et al. 2019, arXiv:1902.09630. Boxes that do not meet are drawn to each other.
-    """
-    return 1 - giou(boxes, wanted, paired=True)
-
-
-def iou_loss(boxes: Tensor, wanted: Tensor) -> Tensor:
-    """-log IoU of boxes (N, 4) with those that are wanted, row by row -> (N,).
-
-    Yu et al. 2016, "UnitBox", arXiv:1608.01471. An IoU below 1e-6 counts as that, and has no gradient.
-    """
-    return -torch.log(iou(boxes, wanted, paired=True).clamp(min=1e-6))

@@ -5,6 +5,7 @@ A box is (x1, y1, x2, y2) with x2 >= x1 and y2 >= y1, in pixels or in any other 
     IoU  = |A and B| / |A or B|
     GIoU = IoU - (|C| - |A or B|) / |C|         C the smallest box around both     Rezatofighi et al. 2019, 1902.09630
     DIoU = IoU - |centre A - centre B|^2 / d^2  d the diagonal of C                Zheng et al. 2019, 1911.08287
+    CIoU = DIoU - v^2 / (1 - IoU + v)           v = 4 / pi^2 (atan(w_A / h_A) - atan(w_B / h_B))^2      the same paper
 
 Where the denominator is zero the quotient is taken as zero: degenerate boxes give no NaN, nor do their gradients.
 Half precision is computed in float32: the area of a box of 300 by 300 pixels is more than float16 holds.
@@ -40,6 +41,12 @@ def giou(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
 def diou(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
     """Distance IoU, in [-1, 1], of each of (N, 4) with each of (M, 4) -> (N, M); paired: row by row -> (N,)."""
     return _compare(_diou, a, b, paired)
+
+
+def ciou(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
+    """Complete IoU of each of (N, 4) with each of (M, 4) -> (N, M); paired: row by row -> (N,). As in the paper, the
+    weight of v, v / (1 - IoU + v), has no gradient."""
+    return _compare(_ciou, a, b, paired)
 
 
 def iof(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
@@ -105,6 +112,14 @@ def _diou(a: Sides, b: Sides) -> Tensor:
     width, height = _hull(a, b)
     x, y = a[0] + a[2] - b[0] - b[2], a[1] + a[3] - b[1] - b[3]  # twice the distance of the centres
     return _iou(a, b) - _quotient((x * x + y * y) / 4, width * width + height * height)
+
+
+def _ciou(a: Sides, b: Sides) -> Tensor:
+    angles = [_quotient(x2 - x1, y2 - y1).atan() for x1, y1, x2, y2 in (a, b)]
+    v = 4 / math.pi**2 * (angles[0] - angles[1]).square()
+    weight = v.detach()
+    weight = _quotient(weight, 1 - _iou(a, b).detach() + weight)
+    return _diou(a, b) - weight * v
 
 
 def clip(boxes: Tensor, extent: tuple[int, int] | Tensor) -> Tensor:
