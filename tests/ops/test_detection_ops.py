@@ -134,9 +134,9 @@ def test_rois_as_one_list_an_image_and_in_half_precision() -> None:
     expected = peer.roi_align(features, boxes, (2, 2), 1.0, 2)
     torch.testing.assert_close(roi_align(features, boxes, (2, 2), 1.0, 2), expected)
     assert roi_align(features.bfloat16(), boxes, 2, 1.0, 2).dtype == torch.bfloat16
-    with pytest.raises(InputError, match="as many"):
+    with pytest.raises(InputError, match="as many of"):
         roi_align(features, boxes[:1], 2)
-    with pytest.raises(InputError, match="image first"):
+    with pytest.raises(InputError, match=r"boxes \(K, 5\)"):
         roi_pool(features, boxes[0], 2)
 
 
