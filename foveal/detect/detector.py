@@ -152,7 +152,12 @@ def _most(scores: Tensor) -> Tensor:
 
 
 def to_learn(targets: Sequence[Objects]) -> list[Objects]:
-    """The truths that a detector learns from: single objects that are not too difficult to ask for."""
+    """The truths that a detector learns from: single objects that are not too difficult to ask for. Raises InputError
+    where there are no targets."""
+    if not targets:
+        raise InputError(
+            "a detector learns from the objects of each image, and the images of this batch have no targets"
+        )
     kept = []
     for target in targets:
         wanted = torch.ones(len(target), dtype=torch.bool, device=target.boxes.device)

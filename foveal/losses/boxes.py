@@ -6,6 +6,8 @@ numbers: (N, 4) what the network regresses: deltas from references, distances of
 boxes:   (N, 4) the true boxes, xyxy.
 code:    how numbers stand for boxes.
 
+InputError for other shapes.
+
 `l1` and `smooth_l1` compare the numbers with those of the true boxes; the others compare the boxes that the numbers
 stand for with the true ones.
 """
@@ -19,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from foveal.ops import boxes as ops
+from foveal.ops.checks import check
 
 BoxLossName = Literal["l1", "smooth_l1", "iou", "giou", "diou", "ciou"]
 
@@ -47,6 +50,7 @@ def deltas_from(references: Tensor, weights: Sequence[float] = (1, 1, 1, 1), bet
 
 def l1(numbers: Tensor, boxes: Tensor, code: Code) -> Tensor:
     """Sum of |d| over the four numbers of a box; d = numbers - encoded boxes."""
+    check("l1", numbers=(numbers, "N 4"), boxes=(boxes, "N 4"))
     return (numbers - code.encode(boxes)).abs().sum(-1)
 
 
@@ -55,6 +59,7 @@ def smooth_l1(numbers: Tensor, boxes: Tensor, code: Code) -> Tensor:
 
     Girshick 2015, arXiv:1504.08083, where beta is 1; the published training of Faster R-CNN has a ninth.
     """
+    check("smooth_l1", numbers=(numbers, "N 4"), boxes=(boxes, "N 4"))
     return smooth_l1_loss(numbers, code.encode(boxes), reduction="none", beta=code.beta).sum(-1)
 
 

@@ -183,3 +183,9 @@ def test_says_why_a_box(name):
     image = torch.rand(1, 3, 96, 96)
     for target in (system.labels[0], objects((10, 10, 60, 60))):
         assert gradcam(system, image, target).abs().max() > 0
+
+
+def test_a_batch_without_targets_is_refused():
+    system = foveal.create("fcos_nano")
+    with pytest.raises(foveal.InputError, match="no targets"):
+        system.loss(system.preprocess.batch([torch.rand(3, 96, 96)]))

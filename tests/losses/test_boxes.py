@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
 from foveal.losses.boxes import BOX_LOSSES, Code, ciou_loss, deltas_from, diou_loss, giou_loss, iou_loss, l1, smooth_l1
 from foveal.ops.boxes import cxcywh_to_xyxy, encode, xyxy_to_cxcywh
 from tests.parity.compare import oracle, relative_error
@@ -94,3 +95,9 @@ def test_numbers_are_decoded_before_boxes_are_compared() -> None:
     (one,) = torch.autograd.grad(giou_loss(deltas, wanted, code).sum(), deltas)
     (two,) = torch.autograd.grad(theirs, deltas)
     assert relative_error(one, two) < 1e-9
+
+
+@pytest.mark.parametrize("loss", BOX_LOSSES.values(), ids=BOX_LOSSES)
+def test_as_many_numbers_as_boxes(loss: Callable[..., Tensor]) -> None:
+    with pytest.raises(InputError, match="N, 4"):
+        loss(boxes(1, 1), boxes(3, 2), PLAIN)
