@@ -1,7 +1,5 @@
 """The shapes, types and devices that functions of this package take, as one line of an error where they do not hold."""
 
-from functools import cache
-
 from torch import Tensor
 
 from foveal.errors import InputError
@@ -17,7 +15,7 @@ def check(function: str, **given: tuple[Tensor, str]) -> None:
     """InputError unless each tensor has its shape and all are on one device. It looks at no values, so no GPU waits.
 
     function: the name in the error.
-    given:    name -> (tensor, shape), a shape such as "N 4" or "... D", with " floats" or " integers" behind it where
+    given:    name -> (tensor, shape): a shape such as "N 4" or "... D", with " floats" or " integers" behind it where
               the type matters. A letter is the same size wherever it stands; the dimensions of "..." broadcast.
     """
     sizes: dict[str, int] = {}
@@ -46,7 +44,6 @@ def check(function: str, **given: tuple[Tensor, str]) -> None:
             raise InputError(f"{function} takes tensors on one device, not {devices}")
 
 
-@cache
 def _parsed(shape: str) -> tuple[tuple[str | int, ...], str]:
     words = shape.split()
     kind = words.pop() if words and words[-1] in KINDS else "numbers"

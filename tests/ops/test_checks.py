@@ -209,3 +209,14 @@ def test_the_line_says_what_was_wanted_and_what_was_given() -> None:
         "batched_nms takes boxes (N, 4), scores (N,), groups (N,) integers; "
         "not (5, 4) float32, (3,) float32, (3,) float32"
     )
+
+
+def test_checks_do_not_break_a_compiled_graph() -> None:
+    def codes(t: Tensor, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return positions.time_code(t, 8), positions.box_code(places, 8), boxes.iou(places, places)
+
+    compiled = torch.compile(codes, backend="eager", fullgraph=True)
+    for ours, theirs in zip(compiled(some(3), some(3, 4)), codes(some(3), some(3, 4)), strict=True):
+        assert ours.shape == theirs.shape
+    with pytest.raises(InputError, match="time_code"):
+        codes(WHOLE, some(3, 4))
