@@ -12,6 +12,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
+
 ANYTHING = ("object",)  # the class names of a system that finds objects and does not name them
 
 
@@ -172,10 +174,12 @@ class Batch:
     """Images of one size with their targets.
 
     images:  (B, 3, H, W): uint8 as the loader makes them, float in [0, 1] after `float()`.
-    targets: one target an image, in pixels of these images; empty where the data has none.
+    targets: one target an image, in pixels of these images; empty where no image has one.
     indices: (B,) int64, which items of the data set these are.
     affines: (B, 2, 3) float, from pixels of each original image to pixels of this one.
     sizes:   (B, 2) int64, height and width of each original image.
+
+    Raises InputError where these are not of as many images, as where some images have a target and others none.
     """
 
     images: Tensor
@@ -183,6 +187,18 @@ class Batch:
     indices: Tensor
     affines: Tensor
     sizes: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "indices", "affines", "sizes"):
+            count = len(getattr(self, name))
+            if count != len(self.images) and (count or name != "targets"):
+                raise InputError(f"a batch of {len(self.images)} images has {count} {name}")
+        for place, target in enumerate(self.targets):
+            if target is None:
+                which = (
+                    f"image {int(self.indices[place])} of the data has no target, while others of its batch have one"
+                )
+                raise InputError(f"{which}: give one to every image or to none")
 
     def __len__(self) -> int:
         return len(self.images)

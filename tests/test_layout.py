@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import foveal
@@ -68,3 +69,13 @@ def test_help_of_a_package_that_is_a_verb_tells_of_the_function() -> None:
         text = pydoc.plain(pydoc.render_doc(getattr(foveal, verb)))
         assert f"{verb}(system" in text
         assert said in text
+
+
+def test_no_statement_stands_twice_in_a_row() -> None:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for part in ("body", "orelse", "finalbody"):
+                statements = getattr(node, part, [])
+                if isinstance(statements, list):
+                    for one, other in pairwise(statements):
+                        assert ast.dump(one) != ast.dump(other), f"{path}:{other.lineno} repeats the line before it"

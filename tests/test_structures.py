@@ -1,7 +1,11 @@
 import pickle
+from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 
+from foveal.errors import InputError
 from foveal.structures import Batch, Caption, Label, Objects, SemanticMap, to_float
 
 
@@ -83,3 +87,21 @@ def test_batch_travels_whole() -> None:
 
 def test_pixels_become_shares() -> None:
     assert to_float(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == [0, torch.tensor(0.2).item(), 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"targets": (Label(torch.tensor(1)),)}, "a batch of 2 images has 1 targets"),
+        ({"targets": (Label(torch.tensor(1)), None)}, "image 8 of the data has no target"),
+        ({"indices": torch.tensor([7])}, "2 images has 1 indices"),
+        ({"affines": torch.eye(2, 3)[None]}, "2 images has 1 affines"),
+        ({"sizes": torch.zeros(3, 2)}, "2 images has 3 sizes"),
+    ],
+)
+def test_a_batch_is_of_as_many_targets_as_images(changes: dict[str, Any], error: str) -> None:
+    whole = Batch(
+        torch.rand(2, 3, 4, 4), (), torch.tensor([7, 8]), torch.eye(2, 3).repeat(2, 1, 1), torch.full((2, 2), 4)
+    )
+    with pytest.raises(InputError, match=error):
+        replace(whole, **changes)

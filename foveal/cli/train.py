@@ -1,15 +1,24 @@
 """foveal train"""
 
+import ast
+import inspect
 import re
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Annotated, Any, Literal, get_origin, get_type_hints
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass, field, make_dataclass
+from itertools import pairwise
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, task_of, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
+
+TEXT = "A system's name; foveal list shows them."
+NAME = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=TEXT)]
 
 
 @dataclass(frozen=True)
@@ -32,21 +41,7 @@ class Options:
 
 
 def run(words: list[str]) -> None:
-    place = _place_of_name(words)
-    name = None if place is None else words[place]
-    training = _training_settings(name, helping=not {"-h", "--help"}.isdisjoint(words))
-    shown: list[Any] = [("training", type(training), field(default=training))]
-    if place is None or name is None:
-        text = "A system's name; foveal list shows them."
-        positional = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=text)]
-        shown.append(("system", positional, field(kw_only=True)))
-        first = words[0] if words and not words[0].startswith("-") else None
-        unknown = first or parse(_extend(Options, shown), "train", words).system
-        raise InputError(f"unknown system {unknown!r}{nearest(unknown, ENTRIES)}")
-    own = _own_settings(name)
-    shown.append(("variant", type(own), field(default=own)))
-    words = words[:place] + words[place + 1 :]
-    options = parse(_extend(Options, shown), f"train {name}", words)
+    name, options = read(words)
     if options.weights and family(name).can("fit"):
         raise InputError(f"weights has no effect: {name} is fitted by a rule of its own, from nothing")
 
@@ -59,7 +54,7 @@ def run(words: list[str]) -> None:
     from foveal.train.record import is_epoch
 
     with joined(quietly=True) as ranks:
-        settings = _given(options.training, words)
+        settings = options.training
         if options.pretext == "rotation":
             dataset = rotations(load_dataset(options.data, "generate"))
             # Recipes mirror images, which here would change their class.
@@ -69,7 +64,7 @@ def run(words: list[str]) -> None:
             dataset = load_dataset(options.data, task_of(name))
         config = TrainConfig(**settings)
         torch.manual_seed(config.seed)
-        system = create(name, labels=dataset.labels or None, weights=options.weights, **_given(options.variant, words))
+        system = create(name, labels=dataset.labels or None, weights=options.weights, **options.variant)
         finished = train(system, dataset, config)
     if not ranks.first:
         return
@@ -101,50 +96,120 @@ def run(words: list[str]) -> None:
     answer(document, options.json, "\n".join(lines))
 
 
-def _extend(base: type, rows: list[Any]) -> Any:
-    return make_dataclass("Train", rows, bases=(base,), namespace={"__doc__": base.__doc__}, frozen=True)
+def read(words: list[str]) -> tuple[str, Any]:
+    """The system's name and all options; `training` and `variant` hold the settings on the command line and no others.
+
+    The name decides which settings exist, so the parser of each name among the words reads the others, until one can.
+    A name after an option may be its value, which the parser decides.
+    """
+    helping = not {"-h", "--help"}.isdisjoint(words)
+    after_option = [before.startswith("--") for before in ["", *words]]
+    places = sorted((place for place, word in enumerate(words) if word in ENTRIES), key=after_option.__getitem__)
+    error = None
+    for place in places:
+        name, rest = words[place], words[:place] + words[place + 1 :]
+        rows = {"training": _training_settings(name, helping), "variant": _own_settings(name)}
+        try:
+            if not after_option[place]:
+                return name, parse(_options(rows), f"train {name}", rest)
+            options = parse(_options(rows | {"system": NAME}), f"train {name}", words)
+        except InputError as misfit:
+            if not after_option[place]:
+                error = error or misfit
+        else:
+            if options.system == name:
+                return name, options
+    if error:
+        raise error
+    first = words[0] if words and not words[0].startswith("-") else None
+    rows = {"training": _training_settings(None, helping), "system": NAME}
+    unknown = first or parse(_options(rows), "train", words).system
+    raise InputError(f"unknown system {unknown!r}{nearest(unknown, ENTRIES)}")
 
 
-def _place_of_name(words: list[str]) -> int | None:
-    """Where the system's name stands, which decides what settings there are: a name that is no option's value."""
-    hints = get_type_hints(TrainConfig) | get_type_hints(Options)
-    for place, (before, word) in enumerate(zip(["", *words], words, strict=False)):
-        takes_value = before.startswith("--") and "=" not in before and hints.get(_field(before)) is not bool
-        if word in ENTRIES and not takes_value:
-            return place
-    return None
+def _options(rows: dict[str, Any]) -> Any:
+    shown = [(name, kind, field(kw_only=True)) for name, kind in rows.items()]
+    return make_dataclass("Train", shown, bases=(Options,), namespace={"__doc__": Options.__doc__}, frozen=True)
 
 
-def _given(values: Any, words: list[str]) -> dict[str, Any]:
-    """The settings that stand on the command line, those too whose value is the default."""
-    typed = {_field(word) for word in words if word.startswith("--")}
-    return {f.name: getattr(values, f.name) for f in fields(values) if f.name in typed}
+@dataclass(frozen=True)
+class _Setting:
+    """One setting as the command line offers it. `default` is for the help alone."""
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
 
 
-def _field(option: str) -> str:
-    """--no-flip or --batch-size=8 -> flip or batch_size."""
-    return option.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
+def _structure(title: str, about: str, settings: Iterable[_Setting]) -> Any:
+    """What the parser reads settings into: a dictionary without those that are absent from the command line."""
+    kinds = {}
+    for setting in settings:
+        hint = f"(default: {_as_words(setting.default)})"
+        kinds[setting.name] = Annotated[setting.kind, tyro.conf.arg(help=setting.text, help_behavior_hint=hint)]
+    structure = TypedDict(title, kinds, total=False)  # type: ignore[misc]
+    structure.__doc__ = about
+    return structure
+
+
+def _as_words(value: Any) -> str:
+    """A value as words of a command line."""
+    return " ".join(map(_as_words, value)) if isinstance(value, tuple) else shlex.quote(str(value))
+
+
+def _lists(hint: Any, value: Any) -> tuple[Any, Any]:
+    """A setting that holds lists of numbers, `tuple[tuple[number, ...], ...]`, with one word a list, such as 16,32.
+
+    Without the commas nothing would say where a list ends. Other settings are returned as they are."""
+    inner = next(iter(get_args(hint)), None)
+    if get_origin(hint) is not tuple or get_origin(inner) is not tuple or get_args(inner)[1:] != (...,):
+        return hint, value
+    number = get_args(inner)[0]
+    metavar = f"{number.__name__.upper()}[,{number.__name__.upper()}...]"
+    written = PrimitiveConstructorSpec[Any](
+        nargs="*",
+        metavar=f"[{metavar} [{metavar} ...]]",
+        instance_from_str=lambda words: tuple(tuple(map(number, word.split(","))) for word in words),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, part)) for part in value],
+    )
+    return Annotated[hint, written], tuple(",".join(map(str, part)) for part in value)
 
 
 def _training_settings(name: str | None, helping: bool) -> Any:
-    """TrainConfig with the values that a run of this system has when the user sets nothing."""
+    """The settings of TrainConfig, with the values that a run of this system has when the user sets nothing."""
     recipe, fits = (variant(name).recipe, family(name).can("fit")) if name else ({}, False)
-    resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
-    for entry in fields(TrainConfig):
-        kind, value = hints[entry.name], getattr(resolved, entry.name)
+    resolved, hints = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig)
+    settings = []
+    for setting, text in _attribute_texts(TrainConfig).items():
+        if setting == "transforms":  # functions, which no word of a command line stands for
+            continue
+        kind, value = hints[setting], getattr(resolved, setting)
         if holds_systems(kind):
             kind = str  # what stands for a system on the command line
         if kind is bool:
             value = bool(value)  # a flag, which is off where it does not apply
         kind = kind if value is not None else kind | None
-        if fits and helping and entry.name not in OF_A_FIT:  # elsewhere it is told why it has no effect
+        if fits and helping and setting not in OF_A_FIT:  # elsewhere the run says why it has no effect
             kind = Annotated[kind, tyro.conf.Suppress]
-        rows.append((entry.name, kind, field(default=value)))
-    return _extend(TrainConfig, rows)()
+        settings.append(_Setting(setting, kind, value, text))
+    return _structure("Training", TrainConfig.__doc__ or "", settings)
+
+
+def _attribute_texts(kind: type) -> dict[str, str]:
+    """name -> docstring of each field of a dataclass, in order."""
+    (definition,) = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(definition, ast.ClassDef)
+    texts = {}
+    for line, text in pairwise(definition.body):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and isinstance(text, ast.Expr):
+            texts[line.target.id] = ast.literal_eval(text.value)
+    return texts
 
 
 def _own_settings(name: str) -> Any:
-    """A dataclass of the settings in this variant's Spec, each of a simple type, with their defaults."""
+    """The settings in this variant's Spec, each of a simple type, with their defaults."""
     from foveal.nn.init import Init
 
     spec = variant(name)
@@ -156,19 +221,18 @@ def _own_settings(name: str) -> Any:
     pixels = "Pixels, or height and width."
     if any(holds_systems(hint) and not is_base(hint) for hint in hints.values()):
         pixels = "Pixels, or height and width; by default those of the largest system inside it, if there is one."
-    rows: list[Any] = [("image_size", int | tuple[int, int], field(default=size), pixels)]
+    settings = [_Setting("image_size", int | tuple[int, int], size, pixels)]
     for setting in settable(spec):
         if setting not in ("image_size", "preprocess"):
             # A system stands on the command line by its run, its checkpoint or its name.
             several = get_origin(hints[setting]) is tuple
             by_name: Any = (tuple[str, ...] if several else str | None) if holds_systems(hints[setting]) else None
-            kind = by_name or hints[setting]
-            rows.append((setting, kind, field(default=getattr(spec, setting)), texts.get(setting, "")))
+            kind, value = _lists(by_name or hints[setting], getattr(spec, setting))
+            settings.append(_Setting(setting, kind, value, texts.get(setting, "")))
     if not family(name).can("fit"):
         begin = "How weights begin, where not by the rule of this system."
-        rows.append(("init", Init | None, field(default=None), begin))
-    described = [(setting, Annotated[kind, tyro.conf.arg(help=text)], value) for setting, kind, value, text in rows]
-    return make_dataclass(name, described, frozen=True)()
+        settings.append(_Setting("init", Init | None, None, begin))
+    return _structure(name, "", settings)
 
 
 def _field_texts(docstring: str) -> dict[str, str]:

@@ -242,13 +242,15 @@ class Dataset:
         return replace(self, task=task, **alone)
 
     def relabel(self, labels: Sequence[str]) -> "Dataset":
-        """The same data with the class order of a system; one that knows nothing but ANYTHING calls everything so, and
-        one without classes sees the images alone.
+        """The same data with the class order of a system; one whose only class is ANYTHING gives that to everything.
+
+        Without class names a system to generate takes the images alone; any other takes the targets as they are, with
+        the class order of the data.
 
         Raises InputError for a class that the system lacks.
         """
         if not labels:
-            return replace(self, labels=(), targets=None, mapping=None)
+            return replace(self, labels=(), targets=None, mapping=None) if self.task == "generate" else self
         if tuple(labels) == ANYTHING and self.labels:
             nothing = torch.zeros(len(self.labels), dtype=torch.int64)
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])

@@ -184,6 +184,9 @@ class _Fetch(MapDataset[Any]):
             except ImageError as error:
                 unreadable[self.dataset.name(stand_in)] = str(error)
             else:
+                if target is None and self.dataset.targets is not None:
+                    name = self.dataset.name(stand_in)
+                    raise InputError(f"{name} has no target, others have one: give one to every image or to none")
                 return self.pipeline(Sample.original(image, target, stand_in), epoch)
         return None
 
@@ -200,7 +203,7 @@ def _collate(samples: list[Sample], preprocess: Preprocess | None) -> Batch:
         images = [to_float(image) for image in images]
     return Batch(
         _stack(images),
-        tuple(sample.target for sample in samples if sample.target is not None),
+        () if all(sample.target is None for sample in samples) else tuple(sample.target for sample in samples),
         torch.tensor([sample.index for sample in samples]),
         torch.stack([sample.affine for sample in samples]).float(),
         torch.tensor([sample.size for sample in samples]),

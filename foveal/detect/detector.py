@@ -10,6 +10,7 @@ from torch import Tensor
 from foveal.classify.backbone import Backbone
 from foveal.classify.classifier import Scorer
 from foveal.errors import InputError
+from foveal.losses.boxes import BoxLossName
 from foveal.ops.boxes import clip, iou
 from foveal.ops.nms import batched_nms
 from foveal.structures import Batch, Objects
@@ -27,6 +28,7 @@ class DetectorSpec(Spec):
     nms_threshold:   of two boxes of one class with a higher IoU the less probable is not told.
     shortlist:       how many boxes of each map are looked at, the most probable ones.
     detections:      how many objects of an image are told, at most.
+    box_loss:        the loss that boxes are learned by, by its name in losses/boxes.py.
     """
 
     backbone: System | str = "resnet50"
@@ -37,6 +39,7 @@ class DetectorSpec(Spec):
     nms_threshold: float = 0.5
     shortlist: int = 1000
     detections: int = 100
+    box_loss: BoxLossName = field(default="smooth_l1", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "nms_threshold"):
@@ -149,7 +152,12 @@ def _most(scores: Tensor) -> Tensor:
 
 
 def to_learn(targets: Sequence[Objects]) -> list[Objects]:
-    """The truths that a detector learns from: single objects that are not too difficult to ask for."""
+    """The truths that a detector learns from: single objects that are not too difficult to ask for. Raises InputError
+    where there are no targets."""
+    if not targets:
+        raise InputError(
+            "a detector learns from the objects of each image, and the images of this batch have no targets"
+        )
     kept = []
     for target in targets:
         wanted = torch.ones(len(target), dtype=torch.bool, device=target.boxes.device)

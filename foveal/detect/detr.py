@@ -19,8 +19,8 @@ arXiv:2201.12329), and its attention is weighed by a Gaussian around the box (Ga
     box <- sigmoid(logit(box) + mlp(y)),  bias(place) = -|(place - centre) / size|^2
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,7 @@ from foveal.classify.resnet import ResNet
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError, check_drop
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, BoxLossName, Code
 from foveal.nn.attention import PostNormDecoder, PostNormEncoder, check_heads
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from foveal.ops.matching import assign
@@ -39,11 +40,10 @@ from foveal.ops.positions import box_code, grid_places
 from foveal.structures import Batch
 from foveal.system import Preprocess
 
-Compare = Callable[[Tensor, Tensor], Tensor]
-
 SIDE = 0.25  # of the box, in parts of the image, that each place corrects to propose one
 MARGIN = 0.05  # what a query sees around its box, however small that is
 WEIGHTS = {"box": 5.0, "giou": 2.0}  # of the costs of a pair, and of the terms of the loss
+CODE = Code(xyxy_to_cxcywh, cxcywh_to_xyxy)  # of boxes in parts of what is shown
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class DETRSpec(DetectorSpec):
                    decoder looks around them and corrects them.
     proposals:     of how many places each object is to be proposed, where they are anchored.
     dilated:       the last stage of a ResNet keeps the size of its maps (DC5 of the paper).
+    overlap_loss:  as box_loss, of the term beside it. The cost of a pair is L1 and GIoU whatever both are.
     """
 
     width: int = 256
@@ -76,6 +77,8 @@ class DETRSpec(DetectorSpec):
     anchored: bool = False
     proposals: int = 4
     dilated: bool = False
+    box_loss: BoxLossName = field(default="l1", kw_only=True)
+    overlap_loss: BoxLossName = "giou"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,16 +107,6 @@ class Answers:
     boxes: Tensor
     frames: Tensor
     proposed: tuple[Tensor, Tensor] | None = None
-
-
-def l1(found: Tensor, wanted: Tensor) -> Tensor:
-    """|found - wanted|, summed over the four numbers of each box: (N, 4), (N, 4) -> (N,)."""
-    return (found - wanted).abs().sum(-1)
-
-
-def unlike(found: Tensor, wanted: Tensor) -> Tensor:
-    """1 - GIoU of boxes (N, 4) and (N, 4), as centre and size, row by row -> (N,)."""
-    return 1 - giou(cxcywh_to_xyxy(found), cxcywh_to_xyxy(wanted), paired=True)
 
 
 def box_mlp(inputs: int, width: int, outputs: int, depth: int) -> nn.Sequential:
@@ -188,16 +181,15 @@ class Anchors(nn.Module):
 class DETR(Detector):
     """Images are (B, 3, H, W) of any size.
 
-    box_loss: of boxes that were found and their true ones, (N, 4) and (N, 4) -> (N,), centre and size in parts of the
-              image.
-    overlap:  the same for what depends on how far they cover each other.
+    box_loss, overlap_loss: see losses/boxes.py; default as the spec names them.
     """
 
     spec: DETRSpec
 
-    def __init__(self, spec: DETRSpec, *, box_loss: Compare = l1, overlap: Compare = unlike) -> None:
+    def __init__(self, spec: DETRSpec, *, box_loss: BoxLoss | None = None, overlap_loss: BoxLoss | None = None) -> None:
         super().__init__(spec)
-        self.box_loss, self.overlap = box_loss, overlap
+        self.box_loss = box_loss or BOX_LOSSES[spec.box_loss]
+        self.overlap_loss = overlap_loss or BOX_LOSSES[spec.overlap_loss]
         self.backbone = spec.build()
         if spec.dilated:
             network = self.backbone.network
@@ -249,7 +241,7 @@ class DETR(Detector):
         """The terms of the last layer, and the sum of those of the layers before it and of what places propose."""
         answers = self.outputs(batch)
         truths = [
-            (truth.labels, xyxy_to_cxcywh((truth.boxes - frame[:2].repeat(2)) / sides(frame)).to(answers.boxes))
+            (truth.labels, ((truth.boxes - frame[:2].repeat(2)) / sides(frame)).to(answers.boxes))
             for truth, frame in zip(to_learn(batch.targets), answers.frames, strict=True)
         ]
         layers = [self.terms(*layer, truths) for layer in zip(answers.logits, answers.boxes, strict=True)]
@@ -262,7 +254,9 @@ class DETR(Detector):
         return {**last, "auxiliary": auxiliary} if earlier else last
 
     def terms(self, logits: Tensor, boxes: Tensor, truths: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Equation 2, of one layer's logits (B, Q, C + 1) and boxes (B, Q, 4); truths: labels (N,) and boxes (N, 4)."""
+        """Equation 2, of one layer's logits (B, Q, C + 1) and boxes (B, Q, 4).
+
+        truths: labels (N,) and boxes (N, 4), xyxy in parts of what is shown."""
         image, query, truth = self.pairs(logits.detach(), boxes.detach(), truths)
         labels, wanted = (torch.cat(column) for column in zip(*truths, strict=True))
         wanted_class = torch.full_like(logits[..., 0], logits.shape[-1] - 1, dtype=torch.int64)
@@ -272,8 +266,8 @@ class DETR(Detector):
         found, count = boxes[image, query], max(1, len(labels))
         terms = {
             "class": cross_entropy(logits.flatten(0, 1), wanted_class.flatten(), importance),
-            "box": self.box_loss(found, wanted[truth]).sum() / count,
-            "giou": self.overlap(found, wanted[truth]).sum() / count,
+            "box": self.box_loss(found, wanted[truth], CODE).sum() / count,
+            "giou": self.overlap_loss(found, wanted[truth], CODE).sum() / count,
         }
         weights = {"class": self.spec.class_weight, **WEIGHTS}
         return {name: weights[name] * term for name, term in terms.items()}
@@ -285,8 +279,8 @@ class DETR(Detector):
         labels, wanted = (torch.cat(column) for column in zip(*truths, strict=True))
         # Of all queries with all truths, (B, Q, N): one operation on many numbers is faster than many on few.
         cost = -self.spec.class_weight * logits.softmax(-1)[..., labels]
-        cost = cost + WEIGHTS["box"] * torch.cdist(boxes, wanted.expand(len(boxes), -1, -1), p=1)
-        overlap = giou(cxcywh_to_xyxy(boxes.flatten(0, 1)), cxcywh_to_xyxy(wanted))
+        cost = cost + WEIGHTS["box"] * torch.cdist(boxes, CODE.encode(wanted).expand(len(boxes), -1, -1), p=1)
+        overlap = giou(CODE.decode(boxes.flatten(0, 1)), wanted)
         cost = (cost - WEIGHTS["giou"] * overlap.view_as(cost)).cpu()
         rows, before = [], 0
         for number, (own, _) in enumerate(truths):

@@ -12,20 +12,17 @@ Departs from the paper: the fully connected layers begin anew rather than with t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from foveal.detect.labels import COCO, SCENES
-from foveal.detect.proposals import BoxLoss
 from foveal.detect.regions import RegionDetector, RegionPredictor, RegionSpec, Source, box_head
 from foveal.errors import InputError, check_drop
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BoxLoss
 from foveal.ops.regions import propose_regions
 from foveal.ops.roi import roi_pool
 from foveal.system import Preprocess
-
-SMOOTH_L1 = partial(smooth_l1, beta=1.0)
 
 
 @dataclass(frozen=True)
@@ -52,8 +49,11 @@ class FastRCNNSpec(RegionSpec):
 
 class FastRCNN(RegionDetector):
     spec: FastRCNNSpec
+    beta: ClassVar[float] = 1.0
 
-    def __init__(self, spec: FastRCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss = SMOOTH_L1) -> None:
+    def __init__(
+        self, spec: FastRCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss | None = None
+    ) -> None:
         super().__init__(spec, source=source, box_loss=box_loss)
         self.backbone = spec.build()
         self.stride = spec.strides[0]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
-from foveal.detect.proposals import PHOTO, RECIPE, BoxLoss, ProposalSpec, Proposer, Sightings
+from foveal.detect.proposals import PHOTO, RECIPE, ProposalSpec, Proposer, Sightings
 from foveal.detect.regions import (
     PlaceMean,
     RegionPredictor,
@@ -36,7 +36,7 @@ from foveal.detect.regions import (
     sample_regions,
 )
 from foveal.errors import InputError
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, BoxLossName
 from foveal.nn.regions import RegionAlign
 from foveal.structures import Batch
 from foveal.system import Preprocess
@@ -53,6 +53,7 @@ class FasterRCNNSpec(ProposalSpec):
     hidden:         units in each of its fully connected layers.
     layers:         how many of these there are.
     sampled_regions: regions of an image that a step learns from.
+    proposal_box_loss: as box_loss, of the proposals.
     """
 
     last_stage: str = ""
@@ -64,6 +65,7 @@ class FasterRCNNSpec(ProposalSpec):
     sampled_regions: int = 512
     # 1,000 proposals cannot have more pairs with a class above the threshold: all of them are looked at.
     shortlist: int = 20000
+    proposal_box_loss: BoxLossName = "smooth_l1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,16 +90,16 @@ class Found(Regions):
 class FasterRCNN(Proposer):
     """Images (B, 3, H, W) of any size -> Found.
 
-    box_loss, proposal_box_loss: (deltas (K, 4), those wanted (K, 4)) -> their sum.
+    box_loss, proposal_box_loss: see losses/boxes.py; default as the spec names them.
     """
 
     spec: FasterRCNNSpec
 
     def __init__(
-        self, spec: FasterRCNNSpec, *, box_loss: BoxLoss = smooth_l1, proposal_box_loss: BoxLoss = smooth_l1
+        self, spec: FasterRCNNSpec, *, box_loss: BoxLoss | None = None, proposal_box_loss: BoxLoss | None = None
     ) -> None:
-        super().__init__(spec, proposal_box_loss=proposal_box_loss)
-        self.box_loss = box_loss
+        super().__init__(spec, proposal_box_loss=proposal_box_loss or BOX_LOSSES[spec.proposal_box_loss])
+        self.box_loss = box_loss or BOX_LOSSES[spec.box_loss]
         strides = spec.strides[: spec.looked_at]
         self.align = RegionAlign(strides, spec.region, 0 if spec.aligned else 2, spec.aligned)
         features = self.backbone.channels[-1] if spec.last_stage else spec.hidden

@@ -10,8 +10,8 @@ torchvision's weights do: no learned scale for each map, and places lie at the c
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from foveal.detect.dense import DenseDetector, DenseSpec, extents, levels
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
-from foveal.losses.detection import giou_loss, iou_loss, sigmoid_focal
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, BoxLossName, Code
+from foveal.losses.detection import sigmoid_focal
 from foveal.ops.anchors import grid_points
 from foveal.ops.boxes import area, decode_sides, encode_sides
 from foveal.ops.matching import NOTHING
@@ -30,23 +31,19 @@ from foveal.system import Preprocess
 
 SMALLEST, LARGEST = 4.0, 8.0  # strides: a map learns objects whose farthest side lies between these from the place
 
-BoxLoss = Callable[[Tensor, Tensor], Tensor]  # boxes and true boxes, each (P, 4) -> (P,)
-
-BOX_LOSSES: dict[str, BoxLoss] = {"giou": giou_loss, "iou": iou_loss}
-
 
 @dataclass(frozen=True)
 class FCOSSpec(DenseSpec):
     """
     steps:    stride of each map in pixels, the finest first: the unit of its distances, which sizes it learns.
     radius:   how many strides from the centre of an object, across and down, the places lie that learn it.
-    box_loss: by what boxes learn: the generalised IoU, or the logarithm of IoU of the first version.
+    box_loss: by its name in losses/boxes.py; the first version has iou.
     """
 
     norm: bool = True
     steps: tuple[int, ...] = (8, 16, 32, 64, 128)
     radius: float = 1.5
-    box_loss: Literal["giou", "iou"] = "giou"
+    box_loss: BoxLossName = field(default="giou", kw_only=True)
     score_threshold: float = 0.2
     nms_threshold: float = 0.6
 
@@ -79,7 +76,7 @@ class FCOS(DenseDetector):
     """Images (B, 3, H, W) of any size.
 
     class_loss: (scores, target), each (n, C) -> their losses, of the same shape.
-    box_loss:   see BoxLoss; default as the spec names it.
+    box_loss:   see losses/boxes.py; default as the spec names it.
     """
 
     spec: FCOSSpec
@@ -130,12 +127,13 @@ class FCOS(DenseDetector):
         wanted, count = torch.cat(boxes), max(1, len(image))
         classes = torch.zeros_like(outputs.scores)
         classes[image, place, torch.cat(labels)] = 1
-        found = decode_sides(at[place], outputs.sides[image, place] * stride[place])
-        centre = centerness(encode_sides(at[place], wanted)).to(found)
-        told = outputs.centre[image, place, 0].to(found)
+        at, stride = at[place], stride[place]
+        code = Code(lambda boxes: encode_sides(at, boxes) / stride, lambda sides: decode_sides(at, sides * stride))
+        centre = centerness(encode_sides(at, wanted))
+        told = outputs.centre[image, place, 0].to(centre)
         return {
             "class": self.class_loss(outputs.scores, classes).sum() / count,
-            "box": self.box_loss(found, wanted).sum() / count,
+            "box": self.box_loss(outputs.sides[image, place], wanted, code).sum() / count,
             "centre": binary_cross_entropy_with_logits(told, centre, reduction="sum") / count,
         }
 

@@ -15,7 +15,7 @@ Departs from the paper, as published weights do: anchors that reach beyond the i
 without its factor of 10, and beta of the smooth L1 is a ninth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,16 +25,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
 from foveal.errors import InputError
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, deltas_from
 from foveal.nn.pyramid import FeaturePyramid
 from foveal.ops.anchors import anchor_shapes, grid_anchors
-from foveal.ops.boxes import clip, decode, encode, iou
+from foveal.ops.boxes import clip, decode, iou
 from foveal.ops.matching import match, sample_balanced
 from foveal.ops.nms import batched_nms
 from foveal.structures import ANYTHING, Batch, Objects
 from foveal.system import Preprocess
 
-BoxLoss = Callable[[Tensor, Tensor], Tensor]
 SMALLEST = 1e-3  # pixels of the sides of a proposal
 
 
@@ -111,10 +110,10 @@ class Sightings:
 class Proposals(nn.Module):
     """Maps (B, channels, h, w), all of as many channels -> Sightings; one small network for all of them.
 
-    box_loss: (deltas (K, 4), those wanted (K, 4)) -> their sum.
+    box_loss: see losses/boxes.py.
     """
 
-    def __init__(self, spec: ProposalSpec, channels: int, *, box_loss: BoxLoss = smooth_l1) -> None:
+    def __init__(self, spec: ProposalSpec, channels: int, *, box_loss: BoxLoss) -> None:
         super().__init__()
         self.spec, self.box_loss = spec, box_loss
         self.shapes = [anchor_shapes(sizes, spec.ratios, rounded=True) for sizes in spec.anchors]
@@ -174,7 +173,8 @@ class Proposals(nn.Module):
             count += len(some) + len(none)
             said += [objects[some], objects[none]]
             wanted += [torch.ones_like(objects[some]), torch.zeros_like(objects[none])]
-            moved = moved + self.box_loss(deltas[some], encode(boxes[matches[some]], seen.anchors[some]))
+            code = deltas_from(seen.anchors[some])
+            moved = moved + self.box_loss(deltas[some], boxes[matches[some]], code).sum()
         objectness = binary_cross_entropy_with_logits(torch.cat(said), torch.cat(wanted), reduction="sum")
         return {"objectness": objectness / max(count, 1), "proposal_box": moved / max(count, 1)}
 
@@ -184,7 +184,7 @@ class Proposer(Detector):
 
     spec: ProposalSpec
 
-    def __init__(self, spec: ProposalSpec, *, proposal_box_loss: BoxLoss = smooth_l1) -> None:
+    def __init__(self, spec: ProposalSpec, *, proposal_box_loss: BoxLoss) -> None:
         super().__init__(spec)
         self.backbone = spec.build()
         channels = self.backbone.channels[: spec.looked_at]
@@ -222,7 +222,13 @@ class RPNSpec(ProposalSpec):
 
 
 class RPN(Proposer):
-    """Images (B, 3, H, W) of any size -> Sightings. It finds objects and does not name them."""
+    """Images (B, 3, H, W) of any size -> Sightings. It finds objects and does not name them.
+
+    box_loss: see losses/boxes.py; default as the spec names it.
+    """
+
+    def __init__(self, spec: RPNSpec, *, box_loss: BoxLoss | None = None) -> None:
+        super().__init__(spec, proposal_box_loss=box_loss or BOX_LOSSES[spec.box_loss])
 
     def forward(self, images: Tensor) -> Sightings:
         return self.seen(self.own_maps(images), images)

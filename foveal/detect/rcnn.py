@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from foveal.detect.labels import COCO, SCENES
-from foveal.detect.proposals import BoxLoss
 from foveal.detect.regions import PlaceMean, RegionDetector, RegionPredictor, RegionSpec, Source
 from foveal.errors import InputError
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BoxLoss
 from foveal.ops.regions import propose_regions
 from foveal.ops.roi import roi_align
 from foveal.system import Preprocess
@@ -61,7 +60,7 @@ def warped(images: Tensor, boxes: Sequence[Tensor], side: int, context: int = 0)
 class RCNN(RegionDetector):
     spec: RCNNSpec
 
-    def __init__(self, spec: RCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss = smooth_l1) -> None:
+    def __init__(self, spec: RCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss | None = None) -> None:
         super().__init__(spec, source=source, box_loss=box_loss)
         self.backbone = spec.build()
         self.mean = PlaceMean()

@@ -11,17 +11,17 @@ d* moves the region onto the truth, in units of its usual size: 10 dx, 10 dy, 5 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
-from foveal.detect.proposals import BoxLoss
 from foveal.errors import InputError
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, deltas_from
 from foveal.nn.init import init_for_relu
-from foveal.ops.boxes import decode, encode, iou
+from foveal.ops.boxes import decode, iou
 from foveal.ops.matching import match, sample_balanced
 from foveal.ops.regions import propose_regions
 from foveal.structures import Batch, Objects
@@ -128,16 +128,19 @@ def region_loss(
     wanted: Tensor,
     box_loss: BoxLoss,
     weights: Sequence[float] = WEIGHTS,
+    beta: float = 1 / 9,
 ) -> dict[str, Tensor]:
-    """The terms for regions with scores (S, C + 1) and deltas (S, C, 4) that `sample_regions` drew."""
+    """The terms for regions with scores (S, C + 1) and deltas (S, C, 4) that `sample_regions` drew.
+
+    beta: of the deltas (losses.boxes.Code)."""
     count = max(len(labels), 1)
     terms = {"class": cross_entropy(classes, labels, reduction="sum") / count}
     if deltas is None:
         return terms
     objects = (labels < deltas.shape[1]).nonzero()[:, 0]
-    targets = encode(wanted[objects], torch.cat(list(regions))[objects], weights)
-    moved = box_loss(deltas[objects, labels[objects]], targets)
-    return terms | {"box": moved / count}
+    code = deltas_from(torch.cat(list(regions))[objects], weights, beta)
+    moved = box_loss(deltas[objects, labels[objects]], wanted[objects], code)
+    return terms | {"box": moved.sum() / count}
 
 
 @dataclass(frozen=True)
@@ -190,15 +193,17 @@ class RegionDetector(Detector):
     """Images (B, 3, H, W) of any size -> Regions. A family gives `look`.
 
     source:   what proposes regions, (image (3, H, W), most) -> (N, 4), the same for the same image.
-    box_loss: (deltas (K, 4), those wanted (K, 4)) -> their sum.
+    box_loss: see losses/boxes.py; default as the spec names it.
+    beta:     of the deltas (losses.boxes.Code).
     """
 
     spec: RegionSpec
+    beta: ClassVar[float] = 1 / 9
 
-    def __init__(self, spec: RegionSpec, *, source: Source = propose_regions, box_loss: BoxLoss = smooth_l1) -> None:
+    def __init__(self, spec: RegionSpec, *, source: Source = propose_regions, box_loss: BoxLoss | None = None) -> None:
         super().__init__(spec)
         self.source = Remembered(source)
-        self.box_loss = box_loss
+        self.box_loss = box_loss or BOX_LOSSES[spec.box_loss]
 
     def regions(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> boxes (R_i, 4) in each image that may hold an object."""
@@ -223,4 +228,5 @@ class RegionDetector(Detector):
         found = zip(self.regions(batch.images), truths, strict=True)
         boxes = [torch.cat([each, truth.boxes.to(each)]) for each, truth in found]
         sampled, labels, wanted = sample_regions(boxes, truths, count, self.spec.sampled, 0.25, self.spec.lowest)
-        return region_loss(*self.look(batch.images, sampled), sampled, labels, wanted, self.box_loss)
+        looked = self.look(batch.images, sampled)
+        return region_loss(*looked, sampled, labels, wanted, self.box_loss, beta=self.beta)

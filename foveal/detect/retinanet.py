@@ -10,8 +10,8 @@ boxes by their GIoU (Zhang et al. 2019, arXiv:1912.02424).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,23 +20,15 @@ from foveal.detect.dense import DenseDetector, DenseSpec, extents, levels
 from foveal.detect.detector import Candidates, to_learn
 from foveal.detect.labels import COCO, SCENES
 from foveal.errors import InputError
-from foveal.losses.detection import giou_loss, sigmoid_focal
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, BoxLossName, deltas_from
+from foveal.losses.detection import sigmoid_focal
 from foveal.ops.anchors import anchor_shapes, grid_anchors
-from foveal.ops.boxes import decode, encode, iou
+from foveal.ops.boxes import decode, iou
 from foveal.ops.matching import BETWEEN, match
 from foveal.structures import Batch
 from foveal.system import Preprocess
 
 OBJECT, BACKGROUND = 0.5, 0.4  # an anchor is an object from this IoU on, and background below that
-
-BoxLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # deltas, anchors and true boxes, each (P, 4) -> their sum
-
-BOX_LOSSES: dict[str, BoxLoss] = {
-    "l1": lambda deltas, anchors, boxes: (deltas - encode(boxes, anchors)).abs().sum(),
-    "smooth_l1": lambda deltas, anchors, boxes: smooth_l1(deltas, encode(boxes, anchors)),
-    "giou": lambda deltas, anchors, boxes: giou_loss(decode(deltas, anchors), boxes).sum(),
-}
 
 
 def sizes_from(*smallest: int) -> tuple[tuple[int, ...], ...]:
@@ -49,13 +41,12 @@ class RetinaNetSpec(DenseSpec):
     """
     sizes:    of the anchors of each map, the finest first: roots of their areas, in pixels.
     ratios:   height over width of the anchors.
-    box_loss: by what boxes learn: the distance of their parameters, its smooth form, or the generalised IoU.
     """
 
     sizes: tuple[tuple[int, ...], ...] = sizes_from(32, 64, 128, 256, 512)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    box_loss: Literal["l1", "smooth_l1", "giou"] = "l1"
     detections: int = 300
+    box_loss: BoxLossName = field(default="l1", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +73,7 @@ class RetinaNet(DenseDetector):
     """Images (B, 3, H, W) of any size.
 
     class_loss: (scores, target), each (n, C) -> their losses, of the same shape.
-    box_loss:   see BoxLoss; default as the spec names it.
+    box_loss:   see losses/boxes.py; default as the spec names it.
     """
 
     spec: RetinaNetSpec
@@ -132,7 +123,7 @@ class RetinaNet(DenseDetector):
             wanted[held, truth.labels[matches[held]]] = 1
             clear = matches != BETWEEN
             by_class = self.class_loss(scores[clear], wanted[clear]).sum()
-            by_box = self.box_loss(deltas[held], anchors[held], boxes[matches[held]])
+            by_box = self.box_loss(deltas[held], boxes[matches[held]], deltas_from(anchors[held])).sum()
             terms.append(torch.stack([by_class, by_box]) / max(1, len(held)))
         by_class, by_box = torch.stack(terms).mean(0)
         return {"class": by_class, "box": by_box}

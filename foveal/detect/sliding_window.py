@@ -36,6 +36,8 @@ class SlidingWindowSpec(RCNNSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.box_loss != SlidingWindowSpec.box_loss:
+            raise InputError("box_loss has no effect: windows do not move, so no box is learned")
         if not self.windows or not self.ratios or min(*self.windows, *self.ratios) <= 0 or not 0 < self.step <= 1:
             raise InputError("windows and ratios are one or more above 0, step is above 0 and at most 1")
 

@@ -23,7 +23,6 @@ authors' code, and so is the sampling of each image by its own boxes; scales are
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,10 +35,10 @@ from foveal.classify.vgg import VGG
 from foveal.detect.detector import Candidates, Detector, DetectorSpec, to_learn
 from foveal.detect.labels import COCO
 from foveal.errors import InputError
-from foveal.losses.regression import smooth_l1
+from foveal.losses.boxes import BOX_LOSSES, BoxLoss, deltas_from
 from foveal.nn.norm import freeze_norms
 from foveal.ops.anchors import default_boxes
-from foveal.ops.boxes import cxcywh_to_xyxy, decode, encode, iou
+from foveal.ops.boxes import cxcywh_to_xyxy, decode, iou
 from foveal.ops.matching import claim_best, match
 from foveal.structures import Batch
 from foveal.system import Preprocess, System
@@ -47,8 +46,7 @@ from foveal.system import Preprocess, System
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # of the four numbers of a box, so that all have a deviation of about one
 SCALE = 20.0  # length that a place of conv4_3 has at first, about that of the maps behind it
 
-BoxLoss = Callable[[Tensor, Tensor], Tensor]  # what was found and what was wanted, each (P, 4), encoded -> their sum
-SMOOTH: BoxLoss = partial(smooth_l1, beta=1.0)
+BETA = 1.0  # of the deltas (losses.boxes.Code)
 
 # What a further map is made by: channels of a 1x1 convolution, then channels, side, stride and padding of another.
 Extra = tuple[int, int, int, int, int]
@@ -212,7 +210,7 @@ def begin(module: Any) -> Any:
 class SSD(Detector):
     """Images are (B, 3, H, W), of 300 x 300 or 512 x 512 pixels in the paper, and of `spec.smallest` pixels or more.
 
-    box_loss: see BoxLoss.
+    box_loss: see losses/boxes.py; default as the spec names it.
     further, head: what its parts are made by, as the functions of these names.
     """
 
@@ -222,12 +220,12 @@ class SSD(Detector):
         self,
         spec: SSDSpec,
         *,
-        box_loss: BoxLoss = SMOOTH,
+        box_loss: BoxLoss | None = None,
         further: Callable[[SSDSpec, int, Extra], nn.Module] = further,
         head: Callable[[SSDSpec, int, int], nn.Module] = head,
     ) -> None:
         super().__init__(spec)
-        self.box_loss = box_loss
+        self.box_loss = box_loss or BOX_LOSSES[spec.box_loss]
         self._check_size(spec.preprocess.size)
         if isinstance(spec.backbone, VGG) and not spec.maps:
             self.backbone: VGGMaps | Backbone = VGGMaps(spec.backbone, spec.strides, spec.frozen_norm)
@@ -301,10 +299,11 @@ class SSD(Detector):
             rows = (matches >= 0).nonzero()[:, 0]
             labels[number, rows] = truth.labels[matches[rows]]
             matched.append(rows + number * len(found.boxes))
-            wanted.append(encode(truth.boxes.to(found.boxes)[matches[rows]], found.boxes[rows], WEIGHTS))
+            wanted.append(truth.boxes.to(found.boxes)[matches[rows]])
         rows = torch.cat(matched)
         count = max(1, len(rows))
-        box = self.box_loss(found.deltas.flatten(0, 1)[rows], torch.cat(wanted))
+        code = deltas_from(found.boxes[rows % len(found.boxes)], WEIGHTS, BETA)
+        box = self.box_loss(found.deltas.flatten(0, 1)[rows], torch.cat(wanted), code).sum()
         each = cross_entropy(found.scores.transpose(1, 2), labels, reduction="none")  # (B, N)
         learned = hard_boxes(each.detach(), labels < len(self.labels), self.spec.negatives)
         return {"box": box / count, "class": (each * learned).sum() / count}

@@ -22,7 +22,8 @@ from typing import Any
 from torch import nn
 
 from foveal.detect.labels import COCO
-from foveal.detect.ssd import SMOOTH, SSD, BoxLoss, Conv, Extra, SSDSpec, layers
+from foveal.detect.ssd import SSD, Conv, Extra, SSDSpec, layers
+from foveal.losses.boxes import BoxLoss
 from foveal.system import Preprocess
 
 
@@ -42,10 +43,10 @@ def head(spec: SSDSpec, channels: int, rows: int) -> nn.Module:
 class SSDLite(SSD):
     """Images are (B, 3, H, W), of 320 x 320 pixels in the paper, and of `spec.smallest` pixels or more.
 
-    box_loss: see BoxLoss.
+    box_loss: see losses/boxes.py; default as the spec names it.
     """
 
-    def __init__(self, spec: SSDSpec, *, box_loss: BoxLoss = SMOOTH) -> None:
+    def __init__(self, spec: SSDSpec, *, box_loss: BoxLoss | None = None) -> None:
         super().__init__(spec, box_loss=box_loss, further=further, head=head)
 
 

@@ -44,7 +44,6 @@ def occlusion(
     top, left = (torch.arange(0, s - w + d, d) for s, w, d in zip(size, window, stride, strict=True))
     corners = torch.cartesian_prod(top, left)  # (windows, 2), row and column
     nothing = corners.new_tensor([size])  # a window beyond the image, which hides nothing of it
-    nothing = corners.new_tensor([size])  # a window beyond the image, which hides nothing of it
     with torch.inference_mode(False), evaluating(system):
         covered, maps = images.new_zeros(size), torch.zeros_like(images[:, 0])
         for image, map in zip(images, maps, strict=True):

@@ -1,6 +1,7 @@
 """How probable 8-bit pixels are: distributions over the 256 levels of a channel, whose probabilities sum to one.
 
-The one of a normal distribution is `level_log_probability` in distributions.py.
+The one of a normal distribution is `level_log_probability` in distributions.py. A level below 0 or above 255 does not
+exist: its probability is zero, and its logarithm -inf.
 """
 
 import torch
@@ -27,7 +28,8 @@ def logistic_log_probability(levels: Tensor, mean: Tensor, log_scale: Tensor) ->
     below, above = logsigmoid(low + width), logsigmoid(-low)
     between = torch.log(-torch.expm1(-width))
     first, last = levels <= 0, levels >= TOP
-    return below.masked_fill(last, 0) + above.masked_fill(first, 0) + between.masked_fill(first | last, 0)
+    total = below.masked_fill(last, 0) + above.masked_fill(first, 0) + between.masked_fill(first | last, 0)
+    return total.masked_fill((levels < 0) | (levels > TOP), -torch.inf)
 
 
 def bernoulli_log_probability(levels: Tensor, logits: Tensor) -> Tensor:
@@ -42,4 +44,5 @@ def bernoulli_log_probability(levels: Tensor, logits: Tensor) -> Tensor:
     """
     places = torch.arange(8, device=levels.device)
     bits = levels.long()[..., None] >> places & 1
-    return logsigmoid((2 * bits - 1) * 2**places * (logits / TOP)[..., None]).sum(-1)
+    total = logsigmoid((2 * bits - 1) * 2**places * (logits / TOP)[..., None]).sum(-1)
+    return total.masked_fill((levels < 0) | (levels > TOP), -torch.inf)

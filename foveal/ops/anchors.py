@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
+from foveal.ops.checks import check
+
 Stride = float | tuple[float, float]  # pixels from one place of a map to the next, or (down, across)
 
 
@@ -36,7 +39,8 @@ def grid_points(
 
 
 def grid_anchors(shapes: Tensor, extent: tuple[int, int], stride: Stride, offset: float = 0.0) -> Tensor:
-    """The shapes (A, 4) at each place of a map of extent (h, w) -> (h w A, 4)."""
+    """The shapes (A, 4) at each place of a map of extent (h, w) -> (h w A, 4). InputError for other shapes."""
+    check("grid_anchors", shapes=(shapes, "A 4"))
     points = grid_points(extent, stride, offset, shapes.device).to(shapes.dtype)
     return (points.repeat(1, 2)[:, None] + shapes).view(-1, 4)
 
@@ -53,8 +57,11 @@ def default_boxes(
     of s_k sqrt(r) by s_k / sqrt(r) and the same upright. No side is longer than the image.
 
     extents: (h, w) of each map. scales: one for each map and one more. strides: (down, across) from one place to the
-    next in shares of the image; 1 / h and 1 / w by default.
+    next in shares of the image; 1 / h and 1 / w by default. InputError where these are not as many as there are maps.
     """
+    count = len(extents)
+    if len(scales) != count + 1 or len(ratios) != count or len(count * "." if strides is None else strides) != count:
+        raise InputError(f"default_boxes takes for {count} maps {count + 1} scales, {count} ratios and strides")
     found = []
     for k, (h, w) in enumerate(extents):
         sides = [(scales[k], scales[k]), ((scales[k] * scales[k + 1]) ** 0.5,) * 2]

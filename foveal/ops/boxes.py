@@ -5,9 +5,11 @@ A box is (x1, y1, x2, y2) with x2 >= x1 and y2 >= y1, in pixels or in any other 
     IoU  = |A and B| / |A or B|
     GIoU = IoU - (|C| - |A or B|) / |C|         C the smallest box around both     Rezatofighi et al. 2019, 1902.09630
     DIoU = IoU - |centre A - centre B|^2 / d^2  d the diagonal of C                Zheng et al. 2019, 1911.08287
+    CIoU = DIoU - v^2 / (1 - IoU + v)           v = 4 / pi^2 (atan(w_A / h_A) - atan(w_B / h_B))^2      the same paper
 
 Where the denominator is zero the quotient is taken as zero: degenerate boxes give no NaN, nor do their gradients.
 Half precision is computed in float32: the area of a box of 300 by 300 pixels is more than float16 holds.
+InputError for tensors of other shapes.
 """
 
 import math
@@ -16,6 +18,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from foveal.ops.checks import check
+
 LARGEST = math.log(1000 / 16)  # a decoded side is at most 62.5 times that of its reference
 SMALLEST = 1e-6  # what a side without length counts as, where its logarithm is taken
 BLOCK = 2**17  # pairs at once: what lies between the steps stays in the cache
@@ -23,6 +27,7 @@ BLOCK = 2**17  # pairs at once: what lies between the steps stays in the cache
 
 def area(boxes: Tensor) -> Tensor:
     """(..., 4) -> (...)."""
+    check("area", boxes=(boxes, "... 4"))
     x1, y1, x2, y2 = _precise(boxes).unbind(-1)
     return (x2 - x1) * (y2 - y1)
 
@@ -42,6 +47,12 @@ def diou(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
     return _compare(_diou, a, b, paired)
 
 
+def ciou(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
+    """Complete IoU of each of (N, 4) with each of (M, 4) -> (N, M); paired: row by row -> (N,). As in the paper, the
+    weight of v, v / (1 - IoU + v), has no gradient."""
+    return _compare(_ciou, a, b, paired)
+
+
 def iof(a: Tensor, b: Tensor, paired: bool = False) -> Tensor:
     """The share of each a (N, 4) that lies in each b (M, 4) -> (N, M); what a crowd is matched by."""
     return _compare(_iof, a, b, paired)
@@ -51,6 +62,7 @@ Sides = Sequence[Tensor]  # x1, y1, x2, y2 of boxes, broadcast against those of 
 
 
 def _compare(measure: Callable[[Sides, Sides], Tensor], a: Tensor, b: Tensor, paired: bool) -> Tensor:
+    check(measure.__name__[1:], a=(a, "N 4"), b=(b, "N 4" if paired else "M 4"))
     a, b = _precise(a), _precise(b)
     if paired:
         return measure(a.unbind(-1), b.unbind(-1))
@@ -107,30 +119,44 @@ def _diou(a: Sides, b: Sides) -> Tensor:
     return _iou(a, b) - _quotient((x * x + y * y) / 4, width * width + height * height)
 
 
+def _ciou(a: Sides, b: Sides) -> Tensor:
+    angles = [_quotient(x2 - x1, y2 - y1).atan() for x1, y1, x2, y2 in (a, b)]
+    v = 4 / math.pi**2 * (angles[0] - angles[1]).square()
+    weight = v.detach()
+    weight = _quotient(weight, 1 - _iou(a, b).detach() + weight)
+    return _diou(a, b) - weight * v
+
+
 def clip(boxes: Tensor, extent: tuple[int, int] | Tensor) -> Tensor:
     """Boxes (..., N, 4) cut to images of `extent`, (height, width) or (..., 2) with the same leading dimensions."""
-    limit = torch.as_tensor(extent, device=boxes.device).to(boxes.dtype).flip(-1)[..., None, :]
+    extent = torch.as_tensor(extent, device=boxes.device)
+    check("clip", boxes=(boxes, "... N 4"), extent=(extent, "... 2"))
+    limit = extent.to(boxes.dtype).flip(-1)[..., None, :]
     return torch.cat([boxes[..., :2].clamp(min=0).minimum(limit), boxes[..., 2:].clamp(min=0).minimum(limit)], -1)
 
 
 def xywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4): corner and size, as COCO writes boxes, to two corners."""
+    check("xywh_to_xyxy", boxes=(boxes, "... 4"))
     return torch.cat([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
     """(..., 4): two corners to corner and size."""
+    check("xyxy_to_xywh", boxes=(boxes, "... 4"))
     return torch.cat([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4): centre and size, as YOLO and DETR write boxes, to two corners."""
+    check("cxcywh_to_xyxy", boxes=(boxes, "... 4"))
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4): two corners to centre and size."""
+    check("xyxy_to_cxcywh", boxes=(boxes, "... 4"))
     return torch.cat([(boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]], -1)
 
 
@@ -140,6 +166,7 @@ def encode(boxes: Tensor, references: Tensor, weights: Sequence[float] = (1, 1, 
     t = (wx (x - xr) / wr, wy (y - yr) / hr, ww log(w / wr), wh log(h / hr)) with x, y the centre. A side shorter than
     1e-6 counts as that long.
     """
+    check("encode", boxes=(boxes, "... 4"), references=(references, "... 4"))
     boxes, references = xyxy_to_cxcywh(_precise(boxes)), xyxy_to_cxcywh(_precise(references))
     size = references[..., 2:].clamp(min=SMALLEST)
     moved = (boxes[..., :2] - references[..., :2]) / size
@@ -154,6 +181,7 @@ def decode(
 
     limit: the largest logarithm of a scale, so that a wild network gives no infinite box.
     """
+    check("decode", deltas=(deltas, "... 4"), references=(references, "... 4"))
     deltas, references = _precise(deltas), xyxy_to_cxcywh(_precise(references))
     deltas = deltas / deltas.new_tensor(weights)
     centre = deltas[..., :2] * references[..., 2:] + references[..., :2]
@@ -166,9 +194,11 @@ def encode_sides(points: Tensor, boxes: Tensor) -> Tensor:
 
     All four are positive where the point lies inside; Tian et al. 2019, 1904.01355.
     """
+    check("encode_sides", points=(points, "... 2"), boxes=(boxes, "... 4"))
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)
 
 
 def decode_sides(points: Tensor, sides: Tensor) -> Tensor:
     """The boxes (..., 4) whose sides lie at these distances (..., 4) from points (..., 2)."""
+    check("decode_sides", points=(points, "... 2"), sides=(sides, "... 4"))
     return torch.cat([points - sides[..., :2], points + sides[..., 2:]], -1)

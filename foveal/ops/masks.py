@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.ops.checks import check
 
 
 def rle_encode(mask: Tensor) -> Tensor:
     """(H, W) bool -> (K,) int64 counts, the first of them of pixels outside, so it may be 0."""
+    check("rle_encode", mask=(mask, "H W"))
     row = mask.T.reshape(-1).to(torch.int8)
     changes = torch.nonzero(row.diff(prepend=row.new_zeros(1))).view(-1)
     ends = torch.cat([changes, changes.new_tensor([len(row)])])
@@ -20,6 +22,7 @@ def rle_encode(mask: Tensor) -> Tensor:
 
 def rle_decode(counts: Tensor, size: tuple[int, int]) -> Tensor:
     """(K,) counts -> (H, W) bool, for size (H, W). Raises InputError where they are not of so many pixels."""
+    check("rle_decode", counts=(counts, "K integers"))
     height, width = size
     if bool((counts < 0).any()) or counts.double().sum().item() != height * width:
         raise InputError(f"a run-length code is not of an image of {width} x {height} pixels")
@@ -34,6 +37,7 @@ def rle_text(counts: Tensor) -> str:
     into groups of five bits; a sixth, 32, says that more follow, and the sign is the highest bit of the last group.
     Each group is the character 48 places after it.
     """
+    check("rle_text", counts=(counts, "K integers"))
     values, text = counts.tolist(), []
     for place, value in enumerate(values):
         rest, more = value - (values[place - 2] if place > 2 else 0), True
@@ -75,6 +79,7 @@ def polygon_mask(points: Tensor, size: tuple[int, int]) -> Tensor:
     In the row of pixels with centres at height y, an edge from a to b crosses where a_y <= y < b_y or b_y <= y < a_y,
     at x = a_x + (y - a_y) (b_x - a_x) / (b_y - a_y). A centre is inside with an odd number of crossings to its left.
     """
+    check("polygon_mask", points=(points, "P 2"))
     height, width = size
     a = points.double()
     b = a.roll(-1, 0)

@@ -5,6 +5,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from foveal.ops.checks import check
+
 NOTHING, BETWEEN = -1, -2  # an anchor that is background, and one that is neither background nor object
 
 
@@ -13,8 +15,9 @@ def match(iou: Tensor, high: float, low: float, keep_best: bool) -> Tensor:
 
     The truth that overlaps it most where that is at least `high`, -1 where it is below `low`, else -2.
     keep_best: the anchors that overlap a truth as much as any does keep the truth that overlaps them most, however
-    little that is; a truth that no anchor overlaps claims none.
+    little that is; a truth that no anchor overlaps claims none. InputError for other shapes.
     """
+    check("match", iou=(iou, "N M floats"))
     if not len(iou):
         return torch.full((iou.shape[1],), NOTHING, dtype=torch.int64, device=iou.device)
     overlap, truth = iou.max(0)
@@ -29,8 +32,9 @@ def match(iou: Tensor, high: float, low: float, keep_best: bool) -> Tensor:
 def claim_best(matches: Tensor, iou: Tensor) -> Tensor:
     """Matches (M,) where each truth has taken the anchor that it overlaps most, as in SSD.
 
-    Liu et al. 2015, 1512.02325. Of several truths that want one anchor the last has it.
+    Liu et al. 2015, 1512.02325. Of several truths that want one anchor the last has it. InputError for other shapes.
     """
+    check("claim_best", matches=(matches, "M integers"), iou=(iou, "N M floats"))
     if not len(iou) or not iou.shape[1]:
         return matches
     wanted = iou.argmax(1)
@@ -43,8 +47,9 @@ def assign(cost: Tensor) -> tuple[Tensor, Tensor]:
     """The pairs (rows, columns), int64, of least total cost (Q, N), min(Q, N) of them, rows increasing.
 
     The Hungarian method in float64 on the CPU. A cost of NaN or infinity counts as dearer than all that
-    are finite together, one of minus infinity as cheaper.
+    are finite together, one of minus infinity as cheaper. InputError for other shapes.
     """
+    check("assign", cost=(cost, "Q N"))
     table = cost.detach().double().cpu().numpy()
     finite = np.isfinite(table)
     if not finite.all():
@@ -60,7 +65,9 @@ def sample_balanced(
     """Indices of at most `count` matched and background entries of matches (M,), drawn evenly: (positive, negative).
 
     As many positive ones as there are, up to this share of the count; the rest are negative. Girshick 2015, 1504.08083.
+    InputError for other shapes.
     """
+    check("sample_balanced", matches=(matches, "M integers"))
     positive, negative = (matches >= 0).nonzero().flatten(), (matches == NOTHING).nonzero().flatten()
     positive = _some(positive, int(count * positive_share), generator)
     return positive, _some(negative, count - len(positive), generator)

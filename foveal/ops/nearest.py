@@ -7,11 +7,14 @@ So it only nominates: whoever may be among the nearest, by a bound on that round
 differences themselves, and the nearest are those by these distances; of equal ones the points that come first.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.linalg import vector_norm
+
+from foveal.errors import InputError
+from foveal.ops.checks import check
 
 Metric = Literal["l2", "l1", "cosine"]
 ELEMENTS = 2**24  # numbers in memory at once, of eight bytes
@@ -21,7 +24,13 @@ def nearest(queries: Tensor, points: Tensor, k: int, metric: Metric = "l2") -> t
     """For queries (B, D) and points (N, D): distances (B, k) float64, increasing, and indices (B, k) of the points.
 
     At most N neighbours can be asked for. Computed in float64, on the CPU where the device has no such numbers.
+    InputError for other shapes, metrics and counts of neighbours.
     """
+    check("nearest", queries=(queries, "B D"), points=(points, "N D"))
+    if not 1 <= k <= len(points):
+        raise InputError(f"nearest finds 1 to {len(points)} of so many points, not {k}")
+    if metric not in get_args(Metric):
+        raise InputError(f"nearest has the metrics {', '.join(get_args(Metric))}, not {metric!r}")
     if queries.device.type == "mps":
         queries, points = queries.cpu(), points.cpu()
     queries = _scaled(queries, metric)
@@ -85,7 +94,8 @@ def _exact(queries: Tensor, points: Tensor, indices: Tensor, metric: Metric) -> 
 
 
 def distance(x: Tensor, y: Tensor, metric: Metric) -> Tensor:
-    """(..., D), (..., D) -> (...), for the cosine of vectors of length one."""
+    """(..., D), (..., D) -> (...), for the cosine of vectors of length one. InputError for other shapes."""
+    check("distance", x=(x, "... D"), y=(y, "... D"))
     if metric == "cosine":
         return (1 - (x * y).sum(-1)).clamp(0, 2)
     difference = x - y

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.errors import InputError
+from foveal.ops.checks import check
+
 HEAD, LEAST = 192, 48  # boxes that are settled at once: so many in all groups, but at least so many of each
 TILE = 5  # times as many later boxes of a group are compared with these at once
 PAIRS = 2**17  # overlaps at once: what lies between the steps stays in the cache
@@ -30,8 +33,9 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
     A box goes where its IoU with a better one that is kept is above the threshold. Boxes without area, or that are not
     finite, neither remove nor are removed. Of equal scores the first index comes first. The quotient is compared as
-    computed in the precision of the boxes.
+    computed in the precision of the boxes. InputError for other shapes.
     """
+    check("nms", boxes=(boxes, "N 4"), scores=(scores, "N"))
     order = scores.detach().argsort(descending=True, stable=True)
     sides = _sides(boxes.detach().index_select(0, order))
     return order.masked_select(_greedy(sides, torch.zeros_like(order), _below(iou_threshold, sides.dtype)))
@@ -39,6 +43,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 def batched_nms(boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float) -> Tensor:
     """`nms` within each group of boxes, say a class, an image or a level; groups: (N,) integers. All, best first."""
+    check("batched_nms", boxes=(boxes, "N 4"), scores=(scores, "N"), groups=(groups, "N integers"))
     order = scores.detach().argsort(descending=True, stable=True)
     if len(order) <= FEW and boxes.device.type == "cpu":
         sides = _precise(boxes.detach())
@@ -198,7 +203,12 @@ def soft_nms(
 
     The paper takes the best box, lowers all others, and repeats. Scores only fall, so a box that is better than
     all that overlap it will be taken as it is: all such boxes are taken at once.
+
+    InputError for other shapes and methods.
     """
+    check("soft_nms", boxes=(boxes, "N 4"), scores=(scores, "N floats"))
+    if method not in ("gaussian", "linear"):
+        raise InputError(f"soft_nms has the methods gaussian and linear, not {method!r}")
     left = (scores >= score_threshold).nonzero().flatten()
     sides, scores = _sides(boxes.detach())[:, left], scores.detach()[left].clone()
     overlap = _overlaps(sides[:, :, None], sides[:, None]).fill_diagonal_(0)

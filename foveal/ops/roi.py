@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.errors import InputError
+from foveal.ops.checks import check
 
 PLACES = 2**22  # looked up at once; RoI pooling looks up each channel's
 
@@ -39,11 +40,11 @@ def roi_align(
     aligned: without it a box is half a pixel further right and down, and at least one pixel wide and high.
 
     A sample more than a pixel outside the map is zero. There is no gradient for the boxes. Half precision is
-    computed in float32. InputError where the boxes have neither shape.
+    computed in float32. InputError for other shapes.
     """
     height, width = _pair(output_size)
     grid, kind = _floats(features), features.dtype
-    image, corners = _split(boxes, grid)
+    image, corners = _split(boxes, grid, "roi_align")
     start = corners[:, :2] * spatial_scale - (0.5 if aligned else 0.0)
     size = corners[:, 2:] * spatial_scale - (0.5 if aligned else 0.0) - start
     if not aligned:
@@ -95,7 +96,7 @@ def roi_pool(
     """
     height, width = _pair(output_size)
     grid, kind = _floats(features), features.dtype
-    image, corners = _split(boxes, grid)
+    image, corners = _split(boxes, grid, "roi_pool")
     corners = corners * spatial_scale
     corners = corners.sign() * (corners.abs() + 0.5).floor()  # halves away from zero
     left, right = _bins(corners[:, 0], corners[:, 2], width, grid.shape[3])
@@ -160,17 +161,17 @@ def _channels_last(features: Tensor) -> Tensor:
     return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
 
 
-def _split(boxes: Tensor | Sequence[Tensor], features: Tensor) -> tuple[Tensor, Tensor]:
+def _split(boxes: Tensor | Sequence[Tensor], features: Tensor, function: str) -> tuple[Tensor, Tensor]:
     """The image (K,) of each box, and its corners (K, 4) with the precision of the features."""
     if isinstance(boxes, Tensor):
-        if boxes.ndim != 2 or boxes.shape[1] != 5:
-            raise InputError(
-                f"boxes for RoIs have to be (K, 5), image first, or one (N, 4) an image, not {tuple(boxes.shape)}"
-            )
+        check(function, features=(features, "B C H W"), boxes=(boxes, "K 5"))
         return boxes[:, 0].long(), boxes[:, 1:].detach().to(features.dtype)
-    if len(boxes) != len(features) or any(each.ndim != 2 or each.shape[1] != 4 for each in boxes):
-        shapes = [tuple(each.shape) for each in boxes]
-        raise InputError(f"boxes for RoIs of {len(features)} images have to be as many of (N, 4), not {shapes}")
+    check(function, features=(features, "B C H W"))
+    if len(boxes) != len(features):
+        count = len(features)
+        raise InputError(f"{function} takes boxes (K, 5), or as many of (N, 4) as images, {count}, not {len(boxes)}")
+    for each in boxes:
+        check(function, features=(features, "B C H W"), boxes=(each, "N 4"))
     number = torch.arange(len(boxes), device=features.device)
     image = number.repeat_interleave(torch.tensor([len(each) for each in boxes], device=features.device))
     return image, torch.cat(list(boxes)).detach().to(features.dtype)

@@ -97,10 +97,10 @@ def measure(
     with evaluating(system):
         for batch, counts in parallel.ranks.abreast(loader.epoch()):
             seen = True
-            truths = [loader.dataset.target(index) for index in batch.indices.tolist()]
-            known = [truth for truth in truths if truth is not None]
+            indices = [] if loader.dataset.targets is None else batch.indices.tolist()
+            truths = [loader.dataset.target(index) for index in indices]
             update = (figures if counts else passed_over).update
-            parallel.call(update, system, batch.to(system.device).float(), known)
+            parallel.call(update, system, batch.to(system.device).float(), truths)
     if not seen:
         raise InputError(f"{loader.dataset.source}: not one image can be read")
     figures, *others = parallel.ranks.gather(figures)

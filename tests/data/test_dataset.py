@@ -173,3 +173,10 @@ def test_digits() -> None:
     assert list(dataset.class_counts().values()) == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     # The split is part of every figure that is reported on this set.
     assert dataset.split_counts() == {"train": 1257, "val": 182, "test": 358}
+
+
+def test_a_system_without_class_names_keeps_its_targets(dataset: Dataset) -> None:
+    assert classes(dataset.relabel(())) == classes(dataset)
+    assert dataset.relabel(()).labels == dataset.labels
+    images_alone = dataset.serving("generate").relabel(())
+    assert (images_alone.targets, images_alone.labels) == (None, ())

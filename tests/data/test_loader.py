@@ -388,3 +388,14 @@ def test_a_wrong_transform_is_one_line(function: Callable[[Tensor], Tensor], mes
     text = refusal(Loader(dataset(), Pipeline((External(function),)), batch_size=4, workers=workers))
     assert message in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_some_images_without_a_target(workers: int) -> None:
+    """Targets would otherwise stand beside other images than their own."""
+    images = torch.zeros(6, 3, *SIZE, dtype=torch.uint8)
+    targets: Any = [Label(torch.tensor(0)), None, Label(torch.tensor(1)), None, None, Label(torch.tensor(0))]
+    data = Dataset("some", "classify", ("a", "b"), ImageArray(images, "some"), targets, np.zeros(6, np.int64))
+    loader = Loader(data, PLAIN, batch_size=6, workers=workers)
+    with pytest.raises(InputError, match="some/1 has no target"):
+        list(loader.epoch())

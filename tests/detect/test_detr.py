@@ -9,7 +9,7 @@ import torch
 import foveal
 from foveal.catalog import create
 from foveal.detect.detr import Anchors, frames
-from foveal.ops.boxes import cxcywh_to_xyxy, giou, iou
+from foveal.ops.boxes import cxcywh_to_xyxy, giou, iou, xyxy_to_cxcywh
 from foveal.structures import Batch, Objects
 from foveal.system import Preprocess
 
@@ -74,15 +74,18 @@ def test_pairs_cost_least():
     system = small()
     torch.manual_seed(3)
     logits, boxes = torch.randn(2, 5, 4), torch.rand(2, 5, 4)
-    truths = [(torch.tensor([0, 2, 2]), torch.rand(3, 4)), (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4))]
+    truths = [
+        (torch.tensor([0, 2, 2]), cxcywh_to_xyxy(torch.rand(3, 4))),
+        (torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)),
+    ]
     image, query, truth = system.pairs(logits, boxes, truths)
     assert image.tolist() == [0, 0, 0]
 
     def cost(q, t):
         labels, wanted = truths[0]
-        a, b = cxcywh_to_xyxy(boxes[0, q]), cxcywh_to_xyxy(wanted[t])
+        a, b = cxcywh_to_xyxy(boxes[0, q]), wanted[t]
         likely = float(logits[0, q].softmax(0)[labels[t]])
-        far = float((boxes[0, q] - wanted[t]).abs().sum())
+        far = float((boxes[0, q] - xyxy_to_cxcywh(b)).abs().sum())
         return -likely + 5 * far - 2 * float(giou(a[None], b[None])[0, 0])
 
     least = min(sum(cost(q, t) for t, q in enumerate(chosen)) for chosen in permutations(range(5), 3))

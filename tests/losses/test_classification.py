@@ -6,6 +6,7 @@ import torch
 from scipy.special import rel_entr, softmax
 from sklearn.metrics import hinge_loss
 
+from foveal.errors import InputError
 from foveal.losses.classification import cross_entropy, distillation, hinge, logistic, squared_error
 
 SCORES = torch.randn(12, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
@@ -127,3 +128,11 @@ def test_squared_error_pulls_towards_a_soft_row_and_its_least_value_is_exact() -
     assert torch.allclose(scores.grad, 2 * (SCORES - SOFT) / len(SCORES), rtol=1e-12)
     near = ONE_HOT.float() + 1e-5
     assert float(squared_error(near, ONE_HOT.float())) == pytest.approx(5e-10, rel=0.02)
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, distillation, hinge, logistic, squared_error])
+def test_a_target_of_class_indices_is_refused(loss: Callable[..., torch.Tensor]) -> None:
+    """With as many images as classes it would broadcast."""
+    for target in (torch.arange(5), torch.eye(5)[:3], torch.eye(5)[:, :4]):
+        with pytest.raises(InputError, match=f"{loss.__name__} takes scores"):
+            loss(torch.rand(5, 5), target)

@@ -3,14 +3,9 @@
 import pytest
 import torch
 
-from foveal.losses.detection import giou_loss, iou_loss, sigmoid_focal
+from foveal.errors import InputError
+from foveal.losses.detection import sigmoid_focal
 from tests.parity.compare import oracle, relative_error
-
-
-def boxes(count, seed):
-    draw = torch.Generator().manual_seed(seed)
-    corner = torch.rand(count, 2, generator=draw, dtype=torch.float64) * 60
-    return torch.cat([corner, corner + 5 + torch.rand(count, 2, generator=draw, dtype=torch.float64) * 60], 1)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 1.5), (0.5, 0.0)])
@@ -39,27 +34,30 @@ def test_focal_by_its_equation_and_where_scores_are_extreme():
     assert scores.grad.isfinite().all()
 
 
-def test_giou():
-    found, wanted = boxes(80, 1), boxes(80, 2)
-    wanted[0] = found[0]
-    theirs = oracle("torchvision.ops").generalized_box_iou_loss(found, wanted)
-    assert relative_error(giou_loss(found, wanted), theirs) < 1e-9
-    assert giou_loss(found[:1], wanted[:1]).item() == pytest.approx(0)
+@pytest.mark.parametrize("kind", [torch.bool, torch.int64])
+def test_focal_of_answers_that_are_no_floats(kind):
+    scores, target = torch.tensor([0.3, -2.0]), torch.tensor([1.0, 0.0])
+    assert torch.equal(sigmoid_focal(scores, target.to(kind)), sigmoid_focal(scores, target))
 
 
-def test_iou():
-    found, wanted = boxes(80, 1), boxes(80, 2)
-    overlap = oracle("torchvision.ops").box_iou(found, wanted).diagonal()
-    meet = overlap > 0.01
-    assert 20 < meet.sum() < 80
-    assert relative_error(iou_loss(found, wanted)[meet], -overlap[meet].log()) < 1e-9
+@pytest.mark.parametrize("gamma", [2.0, 0.5])
+def test_focal_with_soft_targets_is_that_of_torchvision(gamma):
+    draw = torch.Generator().manual_seed(0)
+    scores = 4 * torch.randn(50, 7, generator=draw, dtype=torch.float64)
+    target = torch.rand(50, 7, generator=draw, dtype=torch.float64)
+    ours, theirs = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    found = sigmoid_focal(ours, target, 0.3, gamma)
+    wanted = oracle("torchvision.ops").sigmoid_focal_loss(theirs, target, 0.3, gamma)
+    assert relative_error(found, wanted) < 1e-12
+    found.sum().backward()
+    wanted.sum().backward()
+    assert relative_error(ours.grad, theirs.grad) < 1e-12
+    p, t = scores[0, 0].sigmoid(), target[0, 0]
+    by_hand = -(0.3 * t + 0.7 * (1 - t)) * (1 - (t * p + (1 - t) * (1 - p))) ** gamma
+    by_hand = by_hand * (t * p.log() + (1 - t) * (1 - p).log())
+    assert found[0, 0].item() == pytest.approx(by_hand.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("loss", [giou_loss, iou_loss])
-def test_boxes_without_area_and_apart(loss):
-    found = torch.tensor([[5.0, 5, 5, 5], [0, 0, 1, 1], [0, 0, 4, 4]], requires_grad=True)
-    value = loss(found, torch.tensor([[5.0, 5, 5, 5], [90, 90, 91, 91], [1, 1, 3, 3]]))
-    value.sum().backward()
-    assert value.isfinite().all()
-    assert found.grad.isfinite().all()
-    assert loss(found[:0], found[:0]).shape == (0,)
+def test_focal_refuses_a_target_of_another_shape():
+    with pytest.raises(InputError, match="of the shape of the scores"):
+        sigmoid_focal(torch.rand(3, 2), torch.rand(2))

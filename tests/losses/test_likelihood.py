@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveal.losses.distributions import level_log_probability
 from foveal.losses.likelihood import bernoulli_log_probability, logistic_log_probability
 
 LEVELS = torch.arange(256)
@@ -86,3 +87,16 @@ def test_bernoulli_is_cross_entropy_over_its_sum() -> None:
     mass = p**v * (1 - p) ** (1 - v)
     expected = (mass / mass.sum(1, keepdim=True)).log()
     torch.testing.assert_close(bernoulli_log_probability(LEVELS, logits), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("level", [-1, 256, 300])
+def test_a_level_that_does_not_exist_has_no_probability(level: int) -> None:
+    levels, zero = torch.tensor([level, 7]), torch.zeros(2, requires_grad=True)
+    for found in (
+        logistic_log_probability(levels, zero + 100, zero),
+        bernoulli_log_probability(levels, zero),
+        level_log_probability(levels, zero + 100, zero + 9),
+    ):
+        assert found[0] == -torch.inf
+        assert found[1].isfinite()
+        assert torch.autograd.grad(found[1], zero)[0].isfinite().all()

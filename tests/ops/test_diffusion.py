@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from foveal.errors import InputError
 from foveal.ops.diffusion import (
     BETAS,
     ancestral_step,
@@ -164,3 +165,61 @@ def test_chosen_times() -> None:
         assert len(set(times.tolist())) == steps
         assert times[0] == 249
         assert (times >= 0).all()
+
+
+@pytest.mark.parametrize("before", [1.0, 0.6, 0.0])
+def test_steps_from_the_image_itself(before: float) -> None:
+    """Without noise x is x_0, so the noise in it is zero; DDIM then only scales it, to any later time."""
+    x = draws(2, 3)
+    assert torch.equal(noise_in(x, x, ONE), torch.zeros_like(x))
+    assert torch.allclose(ddim_step(x, x, ONE, ONE * before), before**0.5 * x)
+    assert torch.allclose(dpm_step(x, x, ONE, ONE * before), before**0.5 * x)
+    assert torch.allclose(diffuse(x, draws(2, 3, seed=1), ONE), x)
+
+
+@pytest.mark.parametrize("a", [1.0, 0.5, 0.0])
+def test_a_step_between_times_with_one_a_leaves_x_as_it_is(a: float) -> None:
+    x, noise = draws(2, 3), draws(2, 3, seed=2)
+    clean = x if a == 1 else draws(2, 3, seed=1)
+    at = ONE * a
+    earlier = draws(2, 3, seed=3), at / 2
+    for step in (
+        ancestral_step(x, clean, at, at, noise),
+        ancestral_step(x, clean, at, at, noise, large=True),
+        ddim_step(x, clean, at, at),
+        ddim_step(x, clean, at, at, noise, eta=1.0),
+        dpm_step(x, clean, at, at, earlier),
+        dpm_step(x, clean, at, at, earlier, noise),
+    ):
+        assert torch.allclose(step, x)
+
+
+@pytest.mark.parametrize("before", [1.0, 0.6])
+def test_steps_from_nothing_but_noise(before: float) -> None:
+    """At a = 0, x is the noise: a drawn step forgets it, the others keep it."""
+    x, clean, noise, zero, then = draws(2, 3), draws(2, 3, seed=1), draws(2, 3, seed=2), ONE * 0, ONE * before
+    assert torch.allclose(
+        ancestral_step(x, clean, zero, then, noise), before**0.5 * clean + (1 - before) ** 0.5 * noise
+    )
+    for step in (ddim_step(x, clean, zero, then), dpm_step(x, clean, zero, then)):
+        assert torch.allclose(step, before**0.5 * clean + (1 - before) ** 0.5 * x)
+    # The step before began without any image, infinitely far away: it says nothing about how x_0 changes.
+    second = dpm_step(x, clean, then / 2, then, (noise, zero))
+    assert torch.allclose(second, ddim_step(x, clean, then / 2, then))
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9])
+def test_the_ends_are_limits(distance: float) -> None:
+    x, noise = draws(2, 3), draws(2, 3, seed=1)
+    near = diffuse(x, noise, ONE - distance)
+    found = ddim_step(near, near, ONE - distance, ONE * 0.6)
+    assert (found - ddim_step(x, x, ONE, ONE * 0.6)).abs().max() < 5 * distance**0.5
+
+
+def test_times_that_a_step_cannot_go_to() -> None:
+    x = draws(2, 3)
+    for step in (ancestral_step, ddim_step):
+        with pytest.raises(InputError, match="earlier time"):
+            step(x, x, ONE * 0.6, ONE * 0.5, x, **({"eta": 1.0} if step is ddim_step else {}))
+    with pytest.raises(InputError, match="above 0"):
+        clean_in(x, x, ONE * 0)
