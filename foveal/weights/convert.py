@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -60,6 +60,8 @@ def load_weights(
     """
     path = Path(path)
     content = read(path)
+    if match not in get_args(Match):
+        raise InputError(f"match is names or order, not {match!r}")
     if match == "order" and rename:
         raise InputError("rename has no effect with match order, which leaves names aside: leave out one of them")
     if rename:
@@ -225,7 +227,8 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
         layout, count = nearest_layout(system, weights)
         known = f"none of the layouts foveal, {', '.join(PUBLISHERS)}"
         nearest = f"no known layout, nearest {layout}'s ({count} of {len(weights.keys() - own.keys())} names)"
-        return f"its names are of {nearest if count else known}; missing: {few(missing, 1)}; left over: {few(left_over)}"
+        names = f"missing: {few(missing, 1)}; left over: {few(left_over)}"
+        return f"its names are of {nearest if count else known}; {names}"
     if complaint := system.misfit(weights):
         return complaint
     pairs = {name: (own[name].shape, weights[name].shape) for name in shaped}

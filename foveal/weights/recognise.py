@@ -19,6 +19,7 @@ from foveal.weights import (
     torchvision,
     transformers,
 )
+from foveal.weights.files import printable
 from foveal.weights.rows import class_rows
 from foveal.weights.rules import reshaped
 
@@ -61,8 +62,8 @@ class Reading(NamedTuple):
 
     def differences(self) -> str:
         """How the file departs from its layout, as the end of a sentence."""
-        text = f", without the prefix {self.prefix} of its names" if self.prefix else ""
-        text += f", its head from {self.head}" if self.head else ""
+        text = f", without the prefix {printable(self.prefix)} of its names" if self.prefix else ""
+        text += f", its head from {printable(self.head)}" if self.head else ""
         return text + (f", {self.grey} applied to the luminance of colours" if self.grey else "")
 
 

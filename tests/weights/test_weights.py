@@ -175,8 +175,8 @@ MISFITS = {
     "not floating-point: stem.conv.weight$": lambda s: s.update(
         {"stem.conv.weight": torch.ones(16, 3, 3, 3, dtype=torch.int8)}
     ),
-    r"missing: classifier.weight; left over: head.weight; to rename: --rename OLD=NEW$": lambda s: (
-        s.update({"head.weight": s.pop("classifier.weight")})
+    r"missing: classifier.weight; left over: head.weight; to rename: --rename OLD=NEW$": lambda s: s.update(
+        {"head.weight": s.pop("classifier.weight")}
     ),
     "names are of none of the layouts foveal, torchvision, timm, .*, transformers.*: x.a, x.b": lambda s: (
         s.clear(),
