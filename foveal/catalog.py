@@ -180,7 +180,7 @@ def create(
         try:
             notes = load_weights(system, weights, variant(name).labels, match=match, rename=rename)
         except Misfit as error:
-            found = _fitting(system, error.state)
+            found = [] if error.pairs else _fitting(system, error.state)
             raise InputError(f"{error.text}; it fits {' or '.join(found)}" if found else str(error)) from None
         if licence is None:  # a package's settings are in the catalog
             sys.stderr.writelines(f"foveal: {note}\n" for note in notes)

@@ -26,12 +26,12 @@ class Misfit(InputError):
     """Weights that are not those of this system.
 
     state:  what was read, under the file's names.
-    advice: what to try, if the file fits no other system either.
+    pairs:  whether its tensors can be paired with the system's by order.
     """
 
-    def __init__(self, text: str, state: Mapping[str, Tensor], advice: str = "") -> None:
+    def __init__(self, text: str, state: Mapping[str, Tensor], advice: str = "", *, pairs: bool = False) -> None:
         super().__init__(text + advice)
-        self.text, self.state = text, state
+        self.text, self.state, self.pairs = text, state, pairs
 
 
 def load_weights(
@@ -87,7 +87,7 @@ def load_weights(
         source += f", which lacks {few(added, 1)}: these begin anew"
     about = f"{path}{kind} does not fit {system.name or type(system).__name__}"
     if complaint := _misfit(system, own, weights):
-        raise Misfit(f"{about}: {complaint}", content.state, _advice(system, own, weights, content, path))
+        raise _refusal(system, f"{about}: {complaint}", weights, content, path)
     if complaint := system.refuses(reading.layout):
         raise InputError(f"{about}: {complaint}")
     _check_finite(path, {name: weights[name] for name, _ in system.named_parameters()})
@@ -202,17 +202,17 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
         raise InputError(f"{path} holds what is not finite, in {few(spoilt)}: its training has run away")
 
 
-def _advice(
-    system: System, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], content: Content, path: Path
-) -> str:
-    """What to try with a file whose names are not ours, as the end of an error line."""
+def _refusal(system: System, text: str, weights: Mapping[str, Tensor], content: Content, path: Path) -> Misfit:
+    """The error for weights that are not the system's, with what to try where their names are not ours."""
+    own = system.state_dict()
     if own.keys() <= weights.keys() or weights.keys() <= own.keys():
-        return ""
+        return Misfit(text, content.state)
     try:
         by_order(own, content.state, class_rows(system), content.ordered, path)
     except InputError:
-        return "; to rename: --rename OLD=NEW"
-    return "; its shapes fit in order: try --match order, or --rename OLD=NEW"
+        return Misfit(text, content.state, "; to rename: --rename OLD=NEW")
+    advice = "; its shapes fit in order: try --match order, or --rename OLD=NEW"
+    return Misfit(text, content.state, advice, pairs=True)
 
 
 def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str | None:
