@@ -10,6 +10,7 @@ from foveal.errors import InputError
 
 Matching = Literal["names", "order"]
 Rules = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="OLD=NEW")]
+Numbers = Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="NUMBER...")]
 
 
 @dataclass(kw_only=True)
@@ -22,9 +23,9 @@ class Published:
     """order: pair the tensors of --weights by order and shape, whatever their names."""
     rename: Rules = ()
     """A rule for names in --weights, such as net.conv1=conv1; may be given several times."""
-    mean: tuple[float, ...] | None = None
+    mean: Numbers = None
     """Mean of images in [0, 1] that --weights were trained with: one value, or one for each channel."""
-    std: tuple[float, ...] | None = None
+    std: Numbers = None
     """Standard deviation of the same."""
 
     def loading(self) -> dict[str, Any]:
