@@ -5,6 +5,7 @@ own table VARIANTS.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -13,7 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, few, nearest
 
 if TYPE_CHECKING:
     from foveal.nn.init import Init
@@ -26,7 +27,7 @@ FAMILIES = {
     "classify.neighbors:Neighbors": "knn",
     "classify.pca:PCA": "pca",
     "classify.ensemble:Ensemble": "ensemble",
-    "classify.lenet:LeNet": "lenet",
+    "classify.lenet:LeNet": "lenet lenet_relu lenet_cifar",
     "classify.alexnet:AlexNet": "alexnet alexnet_paper alexnet_nano zfnet zfnet_nano",
     "classify.vgg:VGG": "vgg11 vgg13 vgg16 vgg19 vgg11_bn vgg13_bn vgg16_bn vgg19_bn vgg_nano",
     "classify.googlenet:GoogLeNet": "googlenet googlenet_paper googlenet_nano",
@@ -78,6 +79,7 @@ FAMILIES = {
     "generate.gated_pixelcnn:GatedPixelCNN": "gated_pixelcnn gated_pixelcnn_nano",
     "generate.pixelrnn:PixelRNN": "pixelrnn_row pixelrnn_row_nano pixelrnn_diagonal pixelrnn_diagonal_nano",
 }
+PREPARATION = ("image_size", "mean", "std")  # settings of every system, that its Preprocess holds
 ENTRIES = {name: family for family, variants in FAMILIES.items() for name in variants.split()}
 
 
@@ -121,6 +123,8 @@ def create(
     labels: tuple[str, ...] | list[str] | None = None,
     weights: str | PathLike[str] | None = None,
     init: "Init | None" = None,
+    match: Literal["names", "order"] = "names",
+    rename: Mapping[str, str] | None = None,
     **variant_fields: Any,
 ) -> Any:
     """A System by its catalog name.
@@ -132,13 +136,19 @@ def create(
                     they are of.
     init:           how weights begin, where not by the family's own rule: zero, small, large, xavier or kaiming, as
                     nn/init.py has them.
-    variant_fields: fields of the variant's Spec to change; `image_size` (pixels, or height and width) for every system.
+    match, rename:  for weights under names of no known publisher: "order" pairs tensors by order and shape; rules
+                    change the beginnings of names, {"net.conv1": "conv1"} (weights/matching.py). Notes on the pairs,
+                    and on settings that the file does not record, go to stderr.
+    variant_fields: fields of the variant's Spec to change; for every system `image_size` (pixels, or height and width),
+                    `mean` and `std` of its preprocessing (one value, or one for each channel of images in [0, 1]).
                     A field that holds systems takes them as objects, or as text that `trained` knows; one for the
                     system that another is built upon also takes the name of one that is yet to learn.
 
     Raises InputError for a name, field or weights that do not fit.
     """
     licence = None
+    if weights is None and (match != "names" or rename):
+        raise InputError(f"{'rename' if rename else 'match'} has no effect without weights")
     if weights == "package":
         from foveal.weights.packages import PACKAGED, packaged_file
 
@@ -168,10 +178,12 @@ def create(
         system.variant = {**variant_fields, "init": init}
     if weights is not None:
         try:
-            load_weights(system, weights, variant(name).labels)
+            notes = load_weights(system, weights, variant(name).labels, match=match, rename=rename)
         except Misfit as error:
-            found = _fitting(system, error.state)
-            raise InputError(f"{error}; it fits {' or '.join(found)}" if found else str(error)) from None
+            found = [] if error.pairs else _fitting(system, error.state)
+            raise InputError(f"{error.text}; it fits {' or '.join(found)}" if found else str(error)) from None
+        if licence is None:  # a package's settings are in the catalog
+            sys.stderr.writelines(f"foveal: {note}\n" for note in notes)
         system.licence = licence or system.licence
     return system.eval()
 
@@ -204,7 +216,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
 
     Raises InputError for a file that is missing, truncated, of another system, or a pickle, which is never executed.
     """
-    from foveal.weights.saved import load_weights, read
+    from foveal.weights.saved import read, restore
 
     checkpoint = read(run_or_checkpoint)
     header = checkpoint.header
@@ -217,7 +229,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
             raise InputError(f"{checkpoint.path}: {error}") from None
         except Exception as error:  # a damaged header can say anything
             raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
-    load_weights(system, checkpoint.weights, checkpoint.path)
+    restore(system, checkpoint.weights, checkpoint.path)
     system.licence = header["licence"]
     return system.eval()
 
@@ -225,7 +237,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
 def describe(system: Any) -> dict[str, Any]:
     """What rebuilds a system, but for its weights: the part of a checkpoint's header that `load` reads. Systems that it
     is made of are described within its variant."""
-    own = {name: value for name, value in system.variant.items() if name not in ("preprocess", "image_size")}
+    own = {name: value for name, value in system.variant.items() if name not in ("preprocess", *PREPARATION)}
     return {
         "task": system.task,
         "name": system.name,
@@ -327,11 +339,11 @@ def _is_system(value: Any) -> bool:
 
 def settable(spec: Any) -> list[str]:
     """The fields of a variant that a user may change by name, besides labels and weights."""
-    return ["image_size", *(field.name for field in fields(spec) if field.name not in ("labels", "recipe"))]
+    return [*PREPARATION, *(field.name for field in fields(spec) if field.name not in ("labels", "recipe"))]
 
 
 def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
-    """The Spec with some fields changed; `image_size` stands for the size in its Preprocess."""
+    """The Spec with some fields changed; those of PREPARATION stand for fields of its Preprocess."""
     values = dict(variant_fields)
     for field in values:
         if field not in settable(spec):
@@ -341,7 +353,7 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
         choices = get_args(hints[field]) if get_origin(hints.get(field)) is Literal else (value,)
         if value not in choices:
             raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), map(str, choices))}")
-    size = values.pop("image_size", None)
+    size, mean, std = (values.pop(field, None) for field in PREPARATION)
     if inside := _systems_in({**vars(spec), **values}.values()):
         values = spec.taken(inside) | values
     if size is not None:
@@ -349,7 +361,30 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
         if len(size) != 2 or min(size) < 1:
             raise InputError(f"image_size must be one or two positive numbers of pixels, not {size}")
         values["preprocess"] = replace(values.get("preprocess", spec.preprocess), size=size)
+    for field, given in (("mean", mean), ("std", std)):
+        if given is not None:
+            preprocess = values.get("preprocess", spec.preprocess)
+            values["preprocess"] = replace(preprocess, **{field: _of_channels(field, given, preprocess.channels)})
     return replace(spec, **values)
+
+
+def _of_channels(field: str, given: Any, channels: int) -> tuple[float, ...]:
+    """A mean or std of images in [0, 1] for each channel; one value holds for all of them."""
+    try:
+        values = tuple(map(float, given if isinstance(given, Iterable) and not isinstance(given, str) else (given,)))
+    except (TypeError, ValueError):
+        raise InputError(f"{field} takes numbers, not {given!r}") from None
+    if len(values) not in (1, channels):
+        raise InputError(f"{field} takes one value or {channels}, one for each channel, not {len(values)}")
+    if not all(0 <= value <= 1 for value in values) or (field == "std" and 0 in values):
+        divided = ""
+        if 1 < max(values) <= 255:
+            divided = f"; those of bytes are divided by 255: {' '.join(f'{value / 255:.4f}' for value in values)}"
+        least = "above 0 and at most 1" if field == "std" else "from 0 to 1"
+        raise InputError(
+            f"{field} is that of images in [0, 1], {least}, not {few([f'{v:g}' for v in values])}{divided}"
+        )
+    return values * channels if len(values) == 1 else values
 
 
 def _needs_systems(name: str) -> bool:

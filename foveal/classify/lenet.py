@@ -2,21 +2,24 @@
 
 Two rounds of convolution and subsampling, then three fully connected layers, on grey images of 32 pixels.
 
-Departs from the paper, as users of it do today: the third layer sees all six maps (the paper's table of 60 connections
-saved memory), the output is linear with a softmax loss (the paper had radial basis functions towards drawn letters).
-With `subsampling="trainable"` the pooling has the paper's gain and bias for each map, with a squashing after it.
+`lenet` departs from the paper: the third layer sees all six maps (the paper's table of 60 connections saved memory),
+the output is linear with a softmax loss (the paper had radial basis functions towards drawn letters), and subsampling
+has no weights; with `subsampling="trainable"` it has the paper's gain and bias for each map, and a squashing after it.
+Most published networks of this name have max pooling and ReLU: `lenet_relu`, and on colour images `lenet_cifar`, as
+PyTorch's tutorials have them. The paper's C5 is a convolution as large as its map, which is a linear layer of the same
+weights; here it is linear.
 """
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from foveal.classify.classifier import Classifier, ClassifierSpec, last
-from foveal.classify.labels import DIGITS
+from foveal.classify.labels import CIFAR_10, DIGITS
 from foveal.errors import InputError
 from foveal.nn.activation import ACTIVATIONS, Activation
 from foveal.system import Preprocess
@@ -25,16 +28,28 @@ from foveal.system import Preprocess
 @dataclass(frozen=True)
 class LeNetSpec(ClassifierSpec):
     """
-    subsampling: "average", or the paper's "trainable".
+    subsampling: mean or maximum of each 2x2 square, or the paper's "trainable".
     activation:  the non-linearity, at the places that are named squash; the paper's is the scaled tanh.
+    padding:     pixels of zeros around the normalised image; with 2 the maps of 28 pixels are those of 32.
     """
 
-    subsampling: Literal["average", "trainable"] = "average"
+    subsampling: Literal["average", "max", "trainable"] = "average"
     activation: Literal["scaled_tanh", Activation] = "scaled_tanh"
+    padding: int = 0
 
     def squash(self, channels: int) -> nn.Module:
         """A non-linearity for so many channels."""
         return ScaledTanh() if self.activation == "scaled_tanh" else ACTIVATIONS[self.activation](channels)
+
+    def pool(self, channels: int) -> nn.Module:
+        """Subsampling by two of so many channels."""
+        match self.subsampling:
+            case "average":
+                return nn.AvgPool2d(2)
+            case "max":
+                return nn.MaxPool2d(2)
+            case "trainable":
+                return TrainableSubsampling(channels, self.squash(channels))
 
 
 class ScaledTanh(nn.Module):
@@ -62,20 +77,20 @@ class LeNet(Classifier):
 
     def __init__(self, spec: LeNetSpec) -> None:
         super().__init__(spec)
-        height, width = ((side - 4) // 2 for side in spec.preprocess.size)
+        if spec.padding < 0:
+            raise InputError(f"padding must be at least 0, not {spec.padding}")
+        height, width = ((side + 2 * spec.padding - 4) // 2 for side in spec.preprocess.size)
         height, width = (height - 4) // 2, (width - 4) // 2
         if min(height, width) < 1:
-            raise InputError(f"lenet takes images of 16 pixels or more, not {spec.preprocess.size}")
-
-        def subsample(channels: int) -> nn.Module:
-            trainable = spec.subsampling == "trainable"
-            return TrainableSubsampling(channels, spec.squash(channels)) if trainable else nn.AvgPool2d(2)
-
+            raise InputError(
+                f"lenet takes images of {16 - 2 * spec.padding} pixels or more, not {spec.preprocess.size}"
+            )
+        conv1 = nn.Conv2d(spec.preprocess.channels, 6, 5, padding=spec.padding)
         self.stage1 = nn.Sequential(  # (B, 1, 32, 32) -> (B, 6, 28, 28) -> (B, 6, 14, 14)
-            OrderedDict(conv=nn.Conv2d(spec.preprocess.channels, 6, 5), squash=spec.squash(6), pool=subsample(6))
+            OrderedDict(conv=conv1, squash=spec.squash(6), pool=spec.pool(6))
         )
         self.stage2 = nn.Sequential(  # -> (B, 16, 10, 10) -> (B, 16, 5, 5)
-            OrderedDict(conv=nn.Conv2d(6, 16, 5), squash=spec.squash(16), pool=subsample(16))
+            OrderedDict(conv=nn.Conv2d(6, 16, 5), squash=spec.squash(16), pool=spec.pool(16))
         )
         self.classifier = nn.Sequential(
             OrderedDict(
@@ -107,7 +122,12 @@ class LeNet(Classifier):
 
 
 GREY = Preprocess(size=(32, 32), resize="squash", crop=1.0, mean=(0.5,), std=(0.5,), grey=True)
+MNIST = replace(GREY, mean=(0.1307,), std=(0.3081,))
+COLOUR = replace(GREY, mean=(0.5,) * 3, std=(0.5,) * 3, grey=False)
+RELU: dict[str, Any] = {"subsampling": "max", "activation": "relu"}
 
 VARIANTS = {
     "lenet": LeNetSpec(DIGITS, GREY, {"lr": 0.002}),
+    "lenet_relu": LeNetSpec(DIGITS, MNIST, {"lr": 0.002}, **RELU),
+    "lenet_cifar": LeNetSpec(CIFAR_10, COLOUR, {"lr": 0.002}, **RELU),
 }

@@ -58,11 +58,13 @@ def find_system(
     device: str | None = "cpu",
     untrained: bool = False,
     flag: str = "--weights",
+    **loading: Any,
 ) -> Any:
     """The system of a run or checkpoint, or of a catalog name with weights, on a device (None: the best there is).
 
     untrained: a bare name will do.
     flag:      what the weights are given by.
+    loading:   further arguments of `create`, for weights.
     """
     from foveal.catalog import create, trained
     from foveal.train.prepare import find_device
@@ -73,7 +75,7 @@ def find_system(
         if weights:
             raise InputError(f"{run_or_name} is a run, which has its own weights: leave out {flag}")
     elif run_or_name in ENTRIES and (weights or untrained):
-        return create(run_or_name, weights=weights).to(found)
+        return create(run_or_name, weights=weights, **loading).to(found)
     elif run_or_name in ENTRIES and run_or_name not in PACKAGED:
         raise InputError(f"{run_or_name} has no trained weights here: add {flag} FILE, or name a run instead")
     return trained(run_or_name).to(found)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
+from foveal.cli.weights import Published
 from foveal.errors import InputError
 
 
 @dataclass
-class Evaluate:
+class Evaluate(Published):
     """Measure a trained system on a labelled set: its size, preprocessing and classes are those it was trained with.
 
     Example: foveal evaluate runs/digits --data digits --split test
@@ -22,8 +23,6 @@ class Evaluate:
     """A built-in set, a folder of images, or a file, as foveal check takes it."""
     split: str | None = None
     """train, val or test; default test, else val, else all images."""
-    weights: str | None = None
-    """Published weights for a system given by its name."""
     out: str | None = None
     """Of a detector: folder for predictions.json, in COCO's form of results, with the ids of a COCO file if it is one
     that was measured on."""
@@ -55,7 +54,7 @@ def run(words: list[str]) -> None:
 
     if options.out:
         check_folder(Path(options.out))
-    system = find_system(options.system, options.weights, device=options.device)
+    system = find_system(options.system, options.weights, device=options.device, **options.loading())
     if options.out:
         from foveal.report.answers import check_saved
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 import tyro
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, parse, table
+from foveal.cli.weights import Published
 from foveal.errors import InputError
 
 
 @dataclass
-class Explain:
+class Explain(Published):
     """Show where in an image a system sees the evidence for a class or an object, and test whether it is there.
 
     Example: foveal explain runs/digits photo.png --method gradcam --out why.png
@@ -32,8 +33,6 @@ class Explain:
     """Of a detector: which of the objects that it finds, or finds of the target; default 1, the most confident."""
     out: str = "explanation.png"
     """The picture, a PNG file; the map itself, with its sign, is written beside it as .npy."""
-    weights: str | None = None
-    """Published weights for a system given by its name."""
     layer: str | None = None
     """For gradcam: the module whose output is weighed; default the system's last map."""
     window: int | None = None
@@ -66,7 +65,7 @@ def run(words: list[str]) -> None:
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     image = read_image(options.image)
-    system = find_system(options.system, options.weights, device=options.device)
+    system = find_system(options.system, options.weights, device=options.device, **options.loading())
     found = explain(system, image, options.method, options.target, options.object, **settings)
     curves = found.curves(options.steps)
     files = [str(path) for path in save_explanation(out, found, curves)]

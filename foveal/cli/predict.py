@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 import tyro
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, one_line, parse, table
+from foveal.cli.weights import Published
 from foveal.errors import InputError
 
 
 @dataclass
-class Predict:
+class Predict(Published):
     """Say what images show: the class of each, most probable first, or the objects in it with their boxes.
 
     Example: foveal predict runs/digits photos/*.jpg --out predictions
@@ -25,8 +26,6 @@ class Predict:
     out: str | None = None
     """Folder for predictions.json and pictures: the first 100 images with their classes, or with their objects; of
     objects the file is in COCO's form of results, and holds those below the threshold too."""
-    weights: str | None = None
-    """Published weights for a system given by its name."""
     top: int | None = None
     """How many classes of an image to name; default 3."""
     threshold: float | None = None
@@ -53,7 +52,7 @@ def run(words: list[str]) -> int:
         raise InputError(f"there is no image {paths[0]}")
     if options.out:
         check_folder(Path(options.out))
-    system = find_system(options.system, options.weights, device=options.device)
+    system = find_system(options.system, options.weights, device=options.device, **options.loading())
     folder = Path(options.out) if options.out else None
     told = answers(system, folder, {"top": options.top, "threshold": options.threshold})
     if options.plan == "auto":

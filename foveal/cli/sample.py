@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, parse
+from foveal.cli.weights import Published
 from foveal.errors import InputError
 
 MOST_FRAMES = 60  # of a film
 
 
 @dataclass
-class Sample:
+class Sample(Published):
     """Make new images with a trained system; the same seed makes the same ones.
 
     Example: foveal sample runs/ddpm --count 16 --out grid.png --seed 1
@@ -50,8 +51,6 @@ class Sample:
     """Image files or folders that show what --show edit is to add."""
     lacking: tuple[str, ...] | None = None
     """Image files or folders that do not show it."""
-    weights: str | None = None
-    """Published weights for a system given by its name."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     json: bool = False
@@ -71,7 +70,7 @@ def run(words: list[str]) -> None:
 
     from foveal.data.tiles import tiles, write_film
 
-    system = find_system(options.system, options.weights, device=options.device)
+    system = find_system(options.system, options.weights, device=options.device, **options.loading())
     verb, arguments, columns = _asked(options, system)
     frames: list[torch.Tensor] = []
     # The choices that what is called has; one that it has not would be without effect.

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, task_of, variant
+from foveal.catalog import ENTRIES, PREPARATION, create, family, holds_systems, is_base, settable, task_of, variant
 from foveal.cli.common import answer, parse, table
+from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
 
@@ -34,6 +35,10 @@ class Options:
     """A built-in set (digits, scenes), a folder of class folders, or a CSV file with columns path, label[, split]."""
     weights: str | None = None
     """Published weights, or a run, to start from."""
+    match: Matching = "names"
+    """order: pair the tensors of --weights by order and shape, whatever their names."""
+    rename: Rules = ()
+    """A rule for names in --weights, such as net.conv1=conv1; may be given several times."""
     pretext: Literal["none", "rotation"] = "none"
     """rotation: leave classes aside and learn how images are turned; another run then starts from what was learned."""
     json: bool = False
@@ -64,7 +69,8 @@ def run(words: list[str]) -> None:
             dataset = load_dataset(options.data, task_of(name))
         config = TrainConfig(**settings)
         torch.manual_seed(config.seed)
-        system = create(name, labels=dataset.labels or None, weights=options.weights, **options.variant)
+        loading = loading_of(options.weights, options.match, options.rename)
+        system = create(name, labels=dataset.labels or None, **loading, **options.variant)
         finished = train(system, dataset, config)
     if not ranks.first:
         return
@@ -222,8 +228,13 @@ def _own_settings(name: str) -> Any:
     if any(holds_systems(hint) and not is_base(hint) for hint in hints.values()):
         pixels = "Pixels, or height and width; by default those of the largest system inside it, if there is one."
     settings = [_Setting("image_size", int | tuple[int, int], size, pixels)]
+    for setting, what in (("mean", "subtracted from"), ("std", "that divide")):
+        text = (
+            f"Values {what} images in [0, 1]: one, or one for each channel; those a file of --weights was trained with."
+        )
+        settings.append(_Setting(setting, tuple[float, ...], getattr(spec.preprocess, setting), text))
     for setting in settable(spec):
-        if setting not in ("image_size", "preprocess"):
+        if setting not in (*PREPARATION, "preprocess"):
             # A system stands on the command line by its run, its checkpoint or its name.
             several = get_origin(hints[setting]) is tuple
             by_name: Any = (tuple[str, ...] if several else str | None) if holds_systems(hints[setting]) else None

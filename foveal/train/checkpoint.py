@@ -19,9 +19,9 @@ from torch import Tensor
 import foveal
 from foveal.catalog import describe
 from foveal.errors import InputError
-from foveal.weights.saved import FORMAT, TRAIN, Checkpoint, find, load_weights, read
+from foveal.weights.saved import FORMAT, TRAIN, Checkpoint, find, read, restore
 
-__all__ = ["TRAIN", "Checkpoint", "describe", "find", "flatten", "load_weights", "read", "save", "unflatten"]
+__all__ = ["TRAIN", "Checkpoint", "describe", "find", "flatten", "read", "restore", "save", "unflatten"]
 
 
 def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

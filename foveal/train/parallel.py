@@ -61,7 +61,7 @@ class Whole:
 
     def load(self, weights: Mapping[str, Tensor], path: Path) -> None:
         """Full weights into the system. Raises InputError where they do not fit."""
-        checkpoint.load_weights(self.system, weights, path)
+        checkpoint.restore(self.system, weights, path)
 
     def like(self, value: Tensor, parameter: Tensor) -> Tensor:
         """A full tensor as one that lies as a parameter of this shape does."""

@@ -316,7 +316,7 @@ class Run:
     def finish(self) -> None:
         """Give the system its best weights and close the record."""
         best = checkpoint.read(self.directory)
-        checkpoint.load_weights(self.system.eval(), best.weights, best.path)
+        checkpoint.restore(self.system.eval(), best.weights, best.path)
         closing = {"status": "finished", "best_epoch": best.header["epoch"], "result": best.header["metrics"]}
         if best.header.get("phase") == "refit":  # nothing is left to measure it on
             [chosen] = [epoch for epoch in self.history if is_epoch(epoch, "train", best.header["epoch"])]

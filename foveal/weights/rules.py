@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from foveal.system import System
@@ -31,6 +32,17 @@ def matrix(weight: Tensor) -> Tensor:
     """The (C, D, h, w) of a convolution that is as large as its map, or steps by its size, as a linear layer's
     (C, D h w)."""
     return weight.flatten(1) if weight.dim() == 4 else weight
+
+
+def reshaped(tensor: Tensor, shape: torch.Size, *, rows: bool = False) -> Tensor | None:
+    """A tensor in another layer's shape: the same shape, or a linear layer (C, D h w) for a convolution (C, D, h, w),
+    or the reverse; None where the shapes are of other layers. rows: the number of rows C may differ."""
+    if not rows and tensor.shape[:1] != shape[:1]:
+        return None
+    if tensor.shape[1:] == shape[1:] and tensor.ndim == len(shape):
+        return tensor
+    alike = {tensor.ndim, len(shape)} == {2, 4} and tensor[:1].numel() == shape[1:].numel()
+    return tensor.reshape(len(tensor), *shape[1:]) if alike else None
 
 
 # A family's rules, or what makes those of one system, where names depend on how many blocks it has and of what.

@@ -83,7 +83,7 @@ def find(run_or_file: str | PathLike[str], prefer: str = "best") -> Path:
     raise InputError(f"{path} has no best.safetensors or last.safetensors: it is not a run, or nothing was saved yet")
 
 
-def load_weights(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+def restore(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """Weights under the system's own names into the system; InputError where they are not all there or do not fit."""
     try:
         system.load_state_dict(dict(weights))

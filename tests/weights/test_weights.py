@@ -152,7 +152,8 @@ def test_a_file_that_is_no_whole_file_of_weights_is_told_in_one_line(damage, suf
         ([torch.ones(2)], "but list"),
         (torch.ones(2), "but Tensor"),
         ({}, "but dict"),
-        ({"epoch": 3, "net": {"a": torch.ones(2)}}, "but epoch, net"),
+        ({"epoch": 3, "g": {"a": torch.ones(2)}, "d": {"a": torch.ones(2)}}, "but epoch, g, d"),
+        ({"epoch": 3, "\x1b[31m" + 99 * "x": "y"}, r"but epoch, \\x1b\[31mx+\.\.\.$"),
         ({0: torch.ones(2)}, "but dict"),
     ],
 )
@@ -174,7 +175,7 @@ MISFITS = {
     "not floating-point: stem.conv.weight$": lambda s: s.update(
         {"stem.conv.weight": torch.ones(16, 3, 3, 3, dtype=torch.int8)}
     ),
-    r"missing: classifier.weight; left over: head.weight$": lambda s: s.update(
+    r"missing: classifier.weight; left over: head.weight; to rename: --rename OLD=NEW$": lambda s: s.update(
         {"head.weight": s.pop("classifier.weight")}
     ),
     "names are of none of the layouts foveal, torchvision, timm, .*, transformers.*: x.a, x.b": lambda s: (
