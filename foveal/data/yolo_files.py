@@ -131,7 +131,7 @@ def _place(
     parts = _parts(inner)
     ends = [parts[k:] for k in range(len(parts))]
     # One name alone, like images, may be that of anything.
-    ends = [end for end in ends if len(end) > 1 or end[0].endswith(".txt") or folder_split(end[0]) == split]
+    ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or folder_split(end[0]) == split]
     for one in (*tried, *(root.joinpath(*end) for end in ends)):
         if (place := folders.find(one)) is not None and place != root:
             complain.note(f"{settings.file}: {split} is at {text}; {place} was read")

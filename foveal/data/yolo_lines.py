@@ -173,6 +173,8 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
             f"kpt_shape: [{reading.points}, {numbers_each}] in {place} says so for certain"
         )
         return reading
+    if found >= SURE and 5 in counts:
+        return POLYGONS  # key points have no lines of a box alone
     if found >= SURE or 5 in counts:
         complain.note(
             f"lines of {columns} numbers are read as polygons; were they a box and key points, kpt_shape: "
@@ -198,7 +200,8 @@ def evidence(lines: np.ndarray, numbers: int) -> float:
         corners = line.reshape(-1, 2) if len(line) % 2 == 0 else line[:-1].reshape(-1, 2)
         others = np.delete(corners, 1, 0)
         low, high = others.min(0), others.max(0)
-        low, high = np.clip(low - (high - low) - 0.01, 0, 1), np.clip(high + (high - low) + 0.01, 0, 1)
+        around = (high - low).max() + 0.01
+        low, high = np.clip(low - around, 0, 1), np.clip(high + around, 0, 1)
         near = float(np.clip((high - low).prod(), 1e-3, 0.99))
         inside = bool(((corners[1] >= low) & (corners[1] <= high)).all())
         total += math.log(0.99 / near) if inside else math.log(0.01 / (1 - near))
@@ -214,12 +217,14 @@ def _order(corners: np.ndarray) -> float:
     """Evidence of the order of corners: that of points without an order is a polygon's by chance alone."""
     if len(corners) == 3:
         return 0.0
-    if len(corners) == 4:
-        diagonal = max(np.abs(corners[0] - corners[2]).max(), np.abs(corners[1] - corners[3]).max(), 1e-6)
-        skew = float(np.abs(corners[0] - corners[1] + corners[2] - corners[3]).max() / diagonal)
-        return math.log(0.6 / 0.005) if skew < 0.02 else math.log(0.35 / 0.1) if skew < 0.25 else math.log(0.05 / 0.9)
-    chance = 0.4 if len(corners) == 5 else 0.15
-    return math.log(0.02 / (1 - chance)) if _crosses(corners) else math.log(0.98 / chance)
+    chance = {4: 0.67, 5: 0.4}.get(len(corners), 0.15)  # of an order without crossing
+    if _crosses(corners):
+        return math.log(0.02 / (1 - chance))
+    if len(corners) > 4:
+        return math.log(0.98 / chance)
+    diagonal = max(np.abs(corners[0] - corners[2]).max(), np.abs(corners[1] - corners[3]).max(), 1e-6)
+    skew = float(np.abs(corners[0] - corners[1] + corners[2] - corners[3]).max() / diagonal)
+    return math.log(0.3 / 0.005) if skew < 0.02 else math.log(0.3 / 0.1) if skew < 0.25 else math.log(0.4 / 0.6)
 
 
 def _in_box(box: np.ndarray, points: np.ndarray) -> bool:

@@ -84,9 +84,7 @@ def roboflow(root: Path) -> tuple[Path, Truth]:
     truth: Objects = {}
     for split, objects in (("train", TRAIN), ("valid", VAL), ("test", TEST)):
         name = "{}_jpg.rf.0f1e2d3c4b5a69788796a5b4c3d2e1f0"
-        truth |= put(
-            root, objects, f"{split}/images", f"{split}/labels", lambda box: line(box, ""), name=name, end=""
-        )
+        truth |= put(root, objects, f"{split}/images", f"{split}/labels", lambda box: line(box, ""), name=name, end="")
     save(
         root / "data.yaml",
         "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['cat', 'dog']\n\n"
