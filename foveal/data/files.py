@@ -130,6 +130,26 @@ def _identity(folder: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
+def read_text(file: Path, limit: int = 2**28) -> str:
+    """The text of a file in UTF-8, or in UTF-16 with the byte order mark that Windows writes. limit: bytes that it may
+    have. Raises InputError."""
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(limit + 1)
+        if len(data) > limit:
+            raise InputError(f"{file} has more than {limit:,} bytes, too many for what it should hold")
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {file}: byte {error.start} is not text in UTF-8; save it as UTF-8") from None
+    if "\0" in text:
+        raise InputError(
+            f"cannot read {file}: it has zero bytes, as binary files and unmarked UTF-16; save it as UTF-8"
+        )
+    return text
+
+
 def natural(text: str) -> list[tuple[bool, int, str]]:
     """A key that puts 2 before 10."""
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]

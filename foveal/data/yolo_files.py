@@ -1,0 +1,312 @@
+"""Which images YOLO data has, of which split, and where their label files are."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from foveal.data.dataset import SPLITS
+from foveal.data.files import Complaints, image_files, read_text, split_named, subfolders
+from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.splits import UNSPLIT
+from foveal.data.yolo_settings import CLASS_FILES, Settings, folder_split, slashes
+from foveal.errors import InputError
+
+SAMPLE = 200  # lines of a list by which the folder that its paths begin in is chosen
+
+
+class Part(NamedTuple):
+    """A folder of images, or a text file that lists them, and the code of its split."""
+
+    images: Path
+    split: int
+
+
+class Folders:
+    """Listings of folders, each read once; names are compared without letter case where nothing has the very name."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, dict[str, list[str]]] = {}
+
+    def names(self, folder: Path) -> dict[str, list[str]]:
+        """Name in lower case -> the names in the folder that are written so."""
+        if folder not in self._names:
+            found: dict[str, list[str]] = {}
+            try:
+                for name in sorted(os.listdir(folder)):
+                    found.setdefault(name.lower(), []).append(name)
+            except OSError:
+                pass
+            self._names[folder] = found
+        return self._names[folder]
+
+    def find(self, path: Path) -> Path | None:
+        """The path if it exists, or the only one that differs from it in letter case alone."""
+        if path.exists() or path.parent == path:
+            return path if path.exists() else None
+        parent = self.find(path.parent)
+        same = [] if parent is None else self.names(parent).get(path.name.lower(), [])
+        return parent / same[0] if parent is not None and len(same) == 1 else None
+
+
+def parts_of(settings: Settings, root: Path, folders: Folders, complain: Complaints) -> list[Part]:
+    """The parts that the settings name; else lists of images like train.txt; else folders of splits; else everything.
+
+    Raises InputError where the folder of train or val is missing; that of test may be, which is noted.
+    """
+    found = []
+    for split, places in settings.splits.items():
+        for text in places:
+            place = _place(settings, root, text, split, folders, complain)
+            if place is not None:
+                found.append(Part(place, SPLITS.index(split)))
+            elif split == "test":
+                complain.note(f"{settings.file}: test is at {text}, which is not there; it was left out")
+            else:
+                raise InputError(
+                    f"{settings.file}: {split} is at {text}, but there is no {root / settings.path / text}"
+                )
+    for key, text in settings.others.items():
+        if (root / text).is_file() or (root / Path(text).name).is_file():
+            complain.note(f"{settings.file}: {key} is none of train, val and test; the images of {text} were left out")
+    return sorted(found, key=lambda part: part.split) or _lists(root) or _folders(root, folders)
+
+
+def images_of(part: Part, root: Path, folders: Folders, complain: Complaints) -> list[Path]:
+    """The images of a part; those of a list may be missing."""
+    if part.images.is_dir():
+        return [part.images / name for name in image_files(part.images, None, complain)]
+    lines = [line.strip() for line in read_text(part.images).splitlines() if line.strip()]
+    base, dropped = _begin(part.images, lines, root)
+    if dropped > 1 or (dropped and lines[0].startswith("/")):
+        left = "/".join(_parts(lines[0])[:dropped]).replace("//", "/")
+        complain.note(f"{part.images}: its paths are taken to begin in {base}, without {left}")
+    found = []
+    for line in lines:
+        path = base.joinpath(*_parts(line)[dropped:])
+        found.append(path if path.is_file() else folders.find(path) or path)
+    return found
+
+
+def _begin(file: Path, lines: list[str], root: Path) -> tuple[Path, int]:
+    """The folder that the paths of a list begin in, and how many of their first parts to leave out.
+
+    The first of these that finds all images is taken, else the one that finds most: the paths as they are, from the
+    list's folder, from the root; and without the first part, the first two ..., as those of another machine.
+    """
+    sample = [_parts(line) for line in lines[:: max(1, len(lines) // SAMPLE)]]
+    depth = max(map(len, sample), default=1)
+    best, most = (file.parent, 0), 0
+    for dropped in range(depth):
+        for base in dict.fromkeys((file.parent, root)):
+            count = sum(len(parts) > dropped and base.joinpath(*parts[dropped:]).is_file() for parts in sample)
+            if count > most:
+                best, most = (base, dropped), count
+            if count == len(sample):
+                return best
+    return best
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a path, with those of a Windows one."""
+    return [part for part in Path(slashes(text)).parts if part != "."]
+
+
+def _place(
+    settings: Settings, root: Path, text: str, split: str, folders: Folders, complain: Complaints
+) -> Path | None:
+    """Where a split is. Exports often write the path from one folder further down, from the folder that holds all data
+    sets, or as it was on another machine."""
+    inner = re.sub(r"^(\.\./)+", "", text)
+    tried = [root / settings.path / text, root / text, root / inner]
+    if not settings.path and inner != text:
+        tried = [root / inner, root / text]
+    there = list({place.resolve(): place for place in reversed(tried) if place.exists()}.values())[::-1]
+    if len(there) > 1:
+        complain.note(f"{settings.file}: {split} is at {text}; {there[0]} was read, not {there[1]}")
+    if there:
+        return there[0]
+    parts = _parts(inner)
+    ends = [parts[k:] for k in range(len(parts))]
+    # One name alone, like images, may be that of anything.
+    ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or folder_split(end[0]) == split]
+    for one in (*tried, *(root.joinpath(*end) for end in ends)):
+        if (place := folders.find(one)) is not None and place != root:
+            complain.note(f"{settings.file}: {split} is at {text}; {place} was read")
+            return place
+    return None
+
+
+def _lists(root: Path) -> list[Part]:
+    """Text files in a folder that list images and are named for a split; else images.txt."""
+    found = []
+    for file in sorted(root.glob("*.txt")):
+        split = split_named(file.stem)
+        if (split or file.stem.lower() == "images") and _is_list(file):
+            found.append(Part(file, UNSPLIT if split is None else SPLITS.index(split)))
+    named = [part for part in found if part.split != UNSPLIT]
+    return sorted(named or found, key=lambda part: part.split)
+
+
+def _is_list(file: Path) -> bool:
+    """Whether the first line of a text file names an image."""
+    try:
+        line = next((line for line in read_text(file).splitlines() if line.strip()), "")
+    except InputError:
+        return False
+    return os.path.splitext(line.strip())[1].lower() in IMAGE_SUFFIXES
+
+
+def _folders(root: Path, folders: Folders) -> list[Part]:
+    """images/train or train/images, for each split; else images, or the folder itself."""
+    found = []
+    inner = folders.find(root / "images")
+    for folder in (*(subfolders(inner) if inner and inner.is_dir() else []), *subfolders(root)):
+        split = folder_split(folder.name)
+        if split is not None:
+            images = folders.find(folder / "images")
+            found.append(Part(images if images and images.is_dir() else folder, SPLITS.index(split)))
+    return found or [Part(inner if inner and inner.is_dir() else root, UNSPLIT)]
+
+
+# --- Label files ------------------------------------------------------------------------------------------------------
+
+
+def label_files(
+    source: Path, root: Path, images: list[Path], folders: Folders, complain: Complaints
+) -> list[Path | None]:
+    """The label file of each image; None for an image without one.
+
+    It has the name of its image, and is in the folder labels in place of the last one called images, or beside the
+    image, or in a folder labels beside or in that of the image. Notes label files that serve several images, that
+    differ in letter case, that are there twice, and that have no image; and images that are in no split.
+
+    Raises InputError where none of the label files has an image.
+    """
+    places: dict[Path, list[tuple[Path, dict[str, list[str]]]]] = {}
+    found: list[Path | None] = []
+    twice, users = [], defaultdict[Path, list[Path]](list)
+    for image in images:
+        if image.parent not in places:
+            places[image.parent] = [
+                (folder, _stems(folder, folders)) for folder in _label_folders(image.parent, root, folders)
+            ]
+        files = [
+            folder / name
+            for folder, stems in places[image.parent]
+            for name in stems.get(image.stem.lower(), [])
+            if os.path.splitext(name)[0] == image.stem
+        ]
+        if len(files) > 1:
+            twice.append(files[:2])
+        found.append(files[0] if files else None)
+        if files:
+            users[files[0]].append(image)
+    otherwise = []
+    for number, image in enumerate(images):
+        if found[number] is None:
+            files = [
+                folder / name for folder, stems in places[image.parent] for name in stems.get(image.stem.lower(), [])
+            ]
+            files = [file for file in files if file not in users]
+            if len(files) == 1:
+                found[number] = files[0]
+                otherwise.append((image, files[0]))
+    taken = set(filter(None, found))
+    if otherwise:
+        image, file = otherwise[0]
+        complain.note(f"{len(otherwise)} label files were taken that differ from their image in letter case, as {file}")
+    if twice:
+        first, second = twice[0]
+        complain.note(f"{len(twice)} images have two label files; {first} was read, not {second}")
+    if shared := [file for file, own in users.items() if len(own) > 1]:
+        one, two = users[shared[0]][:2]
+        complain.note(f"{len(shared)} label files serve several images, as {shared[0]} does {one} and {two}")
+    _left_out(source, root, images, taken, {folder for own in places.values() for folder, _ in own}, complain)
+    return found
+
+
+def _left_out(
+    source: Path, root: Path, images: list[Path], taken: set[Path], visited: set[Path], complain: Complaints
+) -> None:
+    """Note the label files without an image and, of a folder, the images in no split."""
+    used = {os.path.normpath(file) for file in taken}
+    named = {os.path.normpath(image) for image in images}
+    walked = _walk(root) if source.is_dir() else iter(())
+    beside = (folder / name for folder in visited for name in os.listdir(folder))
+    alone, unsplit = dict[str, None](), []
+    for path in (*walked, *beside):
+        name = os.path.normpath(path)
+        if name not in used and path.suffix.lower() == ".txt" and path.name.lower() not in CLASS_FILES:
+            if is_label_file(path):
+                alone[name] = None
+        elif source.is_dir() and path.suffix.lower() in IMAGE_SUFFIXES and name not in named:
+            unsplit.append(name)
+    if alone and not taken:
+        raise InputError(
+            f"{source}: none of {len(images)} images has a label file, but there are {len(alone)} others, as "
+            f"{next(iter(alone))}; the labels of images/a.jpg belong into labels/a.txt"
+        )
+    if alone:
+        complain.note(f"{len(alone)} label files have no image and were left out, as {next(iter(alone))}")
+    if unsplit:
+        complain.note(f"{len(set(unsplit))} images are in no split and were left out, as {min(unsplit)}")
+
+
+def is_label_file(file: Path) -> bool:
+    """Whether the first line of a text file is a class number and four or more numbers."""
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(2**16)
+    except OSError:
+        return False
+    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    words = next((line.split() for line in text.splitlines() if line.strip()), [])
+    try:
+        return len(words) >= 5 and float(words[0]).is_integer() and all(float(word) < 1e9 for word in words[1:5])
+    except (ValueError, OverflowError):
+        return False
+
+
+def has_labels(root: Path) -> bool:
+    """Whether there is a label file in a folder labels anywhere below, or beside its image."""
+    for folder, _, names in os.walk(root):
+        stems = {os.path.splitext(name)[0] for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}
+        inside = "labels" in (part.lower() for part in (root.name, *Path(folder).relative_to(root).parts))
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() == ".txt" and (inside or stem in stems) and is_label_file(Path(folder, name)):
+                return True
+    return False
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Files below a folder; hidden ones and links to folders left out."""
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
+        yield from (Path(folder, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _stems(folder: Path, folders: Folders) -> dict[str, list[str]]:
+    """Name without suffix, in lower case -> text files of the folder."""
+    found: dict[str, list[str]] = {}
+    for name, written in folders.names(folder).items():
+        if name.endswith(".txt"):
+            found.setdefault(name.removesuffix(".txt"), []).extend(written)
+    return found
+
+
+def _label_folders(folder: Path, root: Path, folders: Folders) -> list[Path]:
+    """Where the label files of the images in a folder may be, best first."""
+    parts = folder.parts
+    tried = []
+    if places := [place for place, part in enumerate(parts) if part.lower() == "images"]:
+        tried.append(Path(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :]))
+    tried.append(folder)
+    tried.append(folder / "labels")
+    if os.path.abspath(folder) != os.path.abspath(root):
+        tried += [folder.parent / "labels" / folder.name, folder.parent / "labels"]
+    found = (folders.find(one) for one in tried)
+    return list(dict.fromkeys(one for one in found if one is not None and one.is_dir()))

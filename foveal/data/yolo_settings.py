@@ -1,0 +1,308 @@
+"""Class names, splits and key points of YOLO data, from data.yaml, from darknet's obj.data and from files of names.
+
+A scalar of data.yaml is the text that was written, whatever type YAML has for it: classes may be named no, 1.0 or null.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import yaml
+
+from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, subfolders
+from foveal.errors import InputError
+
+CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")  # in lower case; the first one goes
+MAX_YAML = 2**20  # bytes; the names of 20,000 classes have less, and PyYAML reads a megabyte in seconds
+NULLS = ("", "~", "null", "Null", "NULL")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """
+    file:     where they are from.
+    names:    class names; None where the file has none.
+    splits:   split -> folders of images or lists of images, as written.
+    path:     the folder that these are in, as written.
+    points:   key points of each object and numbers of each point, 2 or 3; (0, 0) for none; None where nothing says it.
+    mirrored: the index of each key point in the mirror image.
+    others:   key -> text of a key without a meaning here whose value may be a list of images.
+    """
+
+    file: Path | None = None
+    names: list[str] | None = None
+    splits: dict[str, list[str]] = field(default_factory=dict)
+    path: str = ""
+    points: tuple[int, int] | None = None
+    mirrored: tuple[int, ...] | None = None
+    others: dict[str, str] = field(default_factory=dict)
+
+
+def settings_file(root: Path) -> Path | None:
+    """The one file of a folder that names classes or splits: a YAML file with `names`, else a file like obj.data.
+
+    Raises InputError where there are several, none of which is called data.yaml.
+    """
+    found = [file for file in files_in(root, ".yaml", ".yml") if _is_yaml_settings(file)]
+    named = [file for file in found if file.stem.lower() == "data"]
+    if len(found) > 1 and len(named) != 1:
+        raise InputError(
+            f"{root} has several files with names of classes, {found[0].name} and {found[1].name}: name one"
+        )
+    darknet = [file for file in files_in(root, ".data") if re.search(r"(?m)^\s*(names|train|valid)\s*=", _begin(file))]
+    return next(iter(named or found or darknet), None)
+
+
+def read_settings(file: Path) -> Settings:
+    """The settings of a YAML file, or of one like obj.data. Raises InputError."""
+    return _read_darknet(file) if file.suffix.lower() == ".data" else _read_yaml(file)
+
+
+def class_names(settings: Settings, source: Path, root: Path, complain: Complaints) -> list[str]:
+    """The names in the settings, else those in a file of names; a file that names other classes is noted.
+
+    Raises InputError, also where the folders of two splits name other classes.
+    """
+    files = class_files(root)
+    listed = {file: _listed(file) for file in files}
+    names = settings.names or next(iter(listed.values()), None)
+    taken = settings.file if settings.names else next(iter(files), None)
+    if names is None:
+        above = next((parent for parent in (root.parent, root.parent.parent) if names_classes(parent)), None)
+        where = f": pass {above}, which does" if above else f": write them one a line into {root / CLASS_FILES[0]}"
+        raise InputError(f"{source} does not name its classes{where}")
+    assert taken is not None
+    for file, other in listed.items():
+        if other == names:
+            continue
+        if taken.parent.absolute() != root.absolute() and taken != settings.file:
+            raise InputError(f"{taken} and {file} name other classes; only one of them can be right")
+        complain.note(f"{file} names other classes than {taken}; those of {taken.name} were taken")
+    return checked(taken, names)
+
+
+def class_files(root: Path) -> list[Path]:
+    """Files of class names in a folder, in its folder labels, in those of splits and their labels."""
+    splits = [folder for folder in subfolders(root) if folder_split(folder.name)]
+    inner = [folder for one in (root, *splits) for folder in subfolders(one) if folder.name.lower() == "labels"]
+    found = []
+    for folder in (root, *inner[:1], *splits, *inner[1:]):
+        by_name = {file.name.lower(): file for file in files_in(folder, ".txt", ".names", ".labels")}
+        found += [by_name[name] for name in CLASS_FILES if name in by_name and not _has_image(by_name[name])]
+    return found
+
+
+def checked(file: Path, names: list[str]) -> list[str]:
+    """Class names. Raises InputError where there are none, one is empty or two are alike."""
+    if not names:
+        raise InputError(f"{file} names no class")
+    for number, name in enumerate(names):
+        if not name.strip():
+            raise InputError(f"{file}: class {number} has an empty name")
+        if (first := names.index(name)) != number:
+            raise InputError(f"{file}: classes {first} and {number} have one name, {name!r}")
+    return names
+
+
+def folder_split(name: str) -> str | None:
+    """The split of the images in a folder by its name, as train, Valid, val2017, test-dev or obj_train_data."""
+    found = re.fullmatch(r"(?:obj_)?([a-z]+?)(?:[-_]?dev)?(?:[-_]?[0-9]{4})?(?:_data)?", name.lower())
+    return SPLIT_NAMES.get(found[1]) if found else None
+
+
+def slashes(text: str) -> str:
+    """A path with the slashes of this system, in the place of those of Windows."""
+    return text.strip().replace("\\", "/")
+
+
+def _listed(file: Path) -> list[str]:
+    """The names in a file, one a line. A blank line between two might be a class or not, and is an error."""
+    names = [line.strip() for line in read_text(file).rstrip().splitlines()]
+    if "" in names:
+        raise InputError(
+            f"{file}, line {names.index('') + 1}: a blank line between names, which classes are counted by"
+        )
+    return names
+
+
+def _has_image(file: Path) -> bool:
+    """Whether a text file is the label file of an image beside it, by its name."""
+    return any(file.with_suffix(suffix).exists() for suffix in (".jpg", ".jpeg", ".png", ".JPG", ".PNG"))
+
+
+def names_classes(folder: Path) -> bool:
+    """Whether a folder has a file with class names, or several."""
+    try:
+        return settings_file(folder) is not None or any(file.parent == folder for file in class_files(folder))
+    except InputError:
+        return True
+
+
+def _begin(file: Path) -> str:
+    """The first part of a file as text, for a look at what it is."""
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(MAX_YAML)
+    except OSError:
+        return ""
+    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+
+
+def _is_yaml_settings(file: Path) -> bool:
+    """Whether a YAML file has the key `names` at the beginning of a line, or in braces."""
+    text = _begin(file)
+    before = r"[{,]\s*" if text.lstrip().startswith("{") else r"(?m)^"
+    return bool(re.search(before + r"""(["']?)names\1\s*:""", text))
+
+
+# --- data.yaml --------------------------------------------------------------------------------------------------------
+
+
+def _read_yaml(file: Path) -> Settings:
+    text = read_text(file, MAX_YAML)
+    try:
+        # Nodes rather than values: they keep the text of a scalar, its line, and both of two equal keys; an alias is
+        # the node of its anchor, so nothing grows.
+        root = yaml.compose(text, Loader=yaml.BaseLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        told = ", ".join(filter(None, (error.context, error.problem)))
+        raise InputError(f"{file}{line}: it is not YAML that can be read: {told}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"{file}: it is not YAML that can be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{file}: it is not a mapping with the key names")
+    found, others = Settings(file), dict[str, str]()
+    keys = _mapping(file, root)
+    for key, node in keys.items():
+        if key == "<<":
+            raise InputError(f"{_line(file, node)}: merge keys (<<) are not read here; write the values out")
+        if key == "names":
+            found = replace(found, names=_names(file, node))
+        elif key == "path":
+            found = replace(found, path="" if _is_null(node) else slashes(_text(file, node)))
+        elif key in SPLIT_NAMES:
+            places = [slashes(_text(file, item)) for item in _items(node) if not _is_null(item)]
+            if places:
+                found.splits.setdefault(SPLIT_NAMES[key], []).extend(places)
+        elif key == "kpt_shape":
+            found = replace(found, points=_points(file, node))
+        elif key == "flip_idx" and not _is_null(node):
+            found = replace(found, mirrored=tuple(_whole(file, item) for item in _items(node)))
+        elif isinstance(node, yaml.ScalarNode) and node.value.endswith(".txt"):
+            others[key] = slashes(node.value)
+    count = keys.get("nc")
+    stated = None if count is None or _is_null(count) else _whole(file, count)
+    if found.names is not None and stated not in (None, len(found.names)):
+        raise InputError(f"{file}: nc is {stated}, but there are {len(found.names)} names")
+    mirrored = found.mirrored
+    if mirrored is not None and (
+        sorted(mirrored) != list(range(len(mirrored))) or (found.points and found.points[0] != len(mirrored))
+    ):
+        raise InputError(f"{file}: flip_idx does not give each key point another one, 0 to one less than their number")
+    return replace(found, others=others)
+
+
+def _mapping(file: Path, node: yaml.MappingNode) -> dict[str, yaml.Node]:
+    found: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        name = _text(file, key)
+        if name in found:
+            raise InputError(f"{_line(file, key)}: {name} is there twice")
+        found[name] = value
+    return found
+
+
+def _names(file: Path, node: yaml.Node) -> list[str]:
+    """The classes of a list, or of a mapping with their numbers as keys, in any order."""
+    if isinstance(node, yaml.SequenceNode):
+        return checked(file, [_text(file, item) for item in node.value])
+    if not isinstance(node, yaml.MappingNode):
+        raise InputError(f"{_line(file, node)}: names is not a list of the classes")
+    numbered: dict[int, str] = {}
+    for key, item in _mapping(file, node).items():
+        if not re.fullmatch(r"[0-9]{1,6}", key):
+            raise InputError(f"{_line(file, item)}: the key {key!r} under names is not the number of a class")
+        if int(key) in numbered:
+            raise InputError(f"{_line(file, item)}: class {int(key)} is there twice")
+        numbered[int(key)] = _text(file, item)
+    if gaps := [number for number in range(len(numbered)) if number not in numbered]:
+        raise InputError(f"{file}: the classes under names are not numbered 0, 1, 2 ...: there is no {gaps[0]}")
+    return checked(file, [numbered[number] for number in range(len(numbered))])
+
+
+def _points(file: Path, node: yaml.Node) -> tuple[int, int]:
+    shape = () if _is_null(node) else tuple(_whole(file, item) for item in _items(node))
+    if shape in ((), (0, 0)):
+        return 0, 0
+    if len(shape) != 2 or shape[0] < 1 or shape[1] not in (2, 3):
+        raise InputError(
+            f"{_line(file, node)}: kpt_shape is [number of key points, 2 or 3], or [0, 0] if there are none"
+        )
+    return shape
+
+
+def _items(node: yaml.Node) -> list[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else [node]
+
+
+def _text(file: Path, node: yaml.Node) -> str:
+    if not isinstance(node, yaml.ScalarNode):
+        raise InputError(f"{_line(file, node)}: a text is expected here, not a list or a mapping")
+    return str(node.value)
+
+
+def _whole(file: Path, node: yaml.Node) -> int:
+    text = _text(file, node)
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise InputError(f"{_line(file, node)}: {text!r} is not a whole number")
+    return int(text)
+
+
+def _is_null(node: yaml.Node) -> bool:
+    """Whether YAML takes a scalar for nothing; in quotes it is a text."""
+    return isinstance(node, yaml.ScalarNode) and (not node.value or (node.style is None and node.value in NULLS))
+
+
+def _line(file: Path, node: yaml.Node) -> str:
+    return f"{file}, line {node.start_mark.line + 1}"
+
+
+# --- obj.data ---------------------------------------------------------------------------------------------------------
+
+
+def _read_darknet(file: Path) -> Settings:
+    """Lines of `key = value`: classes, names (a file), backup, and for each split the list of its images."""
+    keys: dict[str, str] = {}
+    for where, key, value in _pairs(file):
+        if key in keys:
+            raise InputError(f"{where}: {key} is there twice")
+        keys[key] = slashes(value)
+    splits: dict[str, list[str]] = {}
+    for key in keys.keys() & SPLIT_NAMES.keys():
+        if keys[key]:
+            splits.setdefault(SPLIT_NAMES[key], []).append(keys[key])
+    names = None
+    if keys.get("names"):
+        parts = Path(keys["names"]).parts
+        # Tools write the path from the folder that holds the data set, or as it was on another machine.
+        place = next((one for k in range(len(parts)) if (one := file.parent.joinpath(*parts[k:])).is_file()), None)
+        if place is None:
+            raise InputError(f"{file}: names is at {keys['names']}, but there is no {file.parent / parts[-1]}")
+        names = checked(place, _listed(place))
+        if keys.get("classes", str(len(names))) != str(len(names)):
+            raise InputError(f"{file}: classes is {keys['classes']}, but {place} has {len(names)} names")
+    others = {key: value for key, value in keys.items() if key not in SPLIT_NAMES and value.endswith(".txt")}
+    return Settings(file, names, dict(sorted(splits.items())), others=others)
+
+
+def _pairs(file: Path) -> Iterator[tuple[str, str, str]]:
+    for number, line in enumerate(read_text(file, MAX_YAML).splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if text:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise InputError(f"{file}, line {number}: it is not in the form key = value")
+            yield f"{file}, line {number}", key.strip().lower(), value.strip()
