@@ -57,7 +57,8 @@ def test_every_setting_reaches_the_configuration(name: str) -> None:
             default = variant(name).recipe.get(field.name, field.default)
             option, training[field.name] = given(get_type_hints(TrainConfig)[field.name], field.name, default)
             words += option
-    hints = get_type_hints(type(variant(name))) | {"image_size": int | tuple[int, int]}
+    preparation = {"image_size": int | tuple[int, int], "mean": tuple[float, ...], "std": tuple[float, ...]}
+    hints = get_type_hints(type(variant(name))) | preparation
     for setting in settable(variant(name)):
         if setting != "preprocess":
             option, own[setting] = given(hints[setting], setting, getattr(variant(name), setting, None))
