@@ -245,7 +245,7 @@ class Dataset:
         """The same data with the class order of a system; one that knows nothing but ANYTHING calls everything so, and
         one without classes sees the images alone.
 
-        Raises InputError for a class that the system lacks.
+        Raises InputError for a class that the system lacks, if anything in this view is of it.
         """
         if not labels:
             return replace(self, labels=(), targets=None, mapping=None)
@@ -254,13 +254,15 @@ class Dataset:
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])
         if tuple(labels) == self.labels:
             return self
-        unknown = [label for label in self.labels if label not in labels]
+        absent = self.absent_classes()
+        unknown = [label for label in self.labels if label not in labels and label not in absent]
         if unknown:
             raise InputError(
                 f"{self.source} has {'classes' if len(unknown) > 1 else 'a class'} that the system does not know: "
                 f"{few(unknown, 6)}; it knows {few(labels, 6)}"
             )
-        mapping = torch.tensor([tuple(labels).index(label) for label in self.labels])
+        # A class that nothing is of needs no index, and has none.
+        mapping = torch.tensor([tuple(labels).index(label) if label in labels else -1 for label in self.labels])
         return replace(self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping])
 
     def _item(self, index: int) -> int:
