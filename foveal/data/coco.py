@@ -76,8 +76,9 @@ def load(path: Path, complain: Complaints) -> Dataset:
         for image in found:
             if (frame := frames[image.path]) is not None:
                 rows.image(root, image.path, code, frame.size)
+                place = root / image.path
                 for where, entry, label in image.annotations:
-                    _add(rows, where, entry, label, frame, root / image.path)
+                    _add(rows, where, entry, label, frame, place)
     return rows.dataset(str(path), root, list(order), hints)
 
 
@@ -89,15 +90,6 @@ def annotation_file(source: str, split: str | None) -> Path | None:
     files = _files(root) if root.is_dir() else {}
     named = [file for file, own in files.items() if len(files) == 1 or own == split]
     return named[0] if len(named) == 1 else None
-
-
-def image_ids(file: Path, root: Path) -> dict[str, int | str]:
-    """The id that a file gives each image, by the path below the root at which the image is read. Raises
-    InputError."""
-    entries = [entry for entry in read_document(file)["images"] if isinstance(entry, dict)]
-    names = [(entry["file_name"], entry["id"]) for entry in entries if {"file_name", "id"} <= entry.keys()]
-    find = _finder(file, [name for name, _ in names], root, split_named(file.stem) or _folder_split(file))
-    return {os.path.relpath(path, root): number for name, number in names if (path := find(name)) is not None}
 
 
 def _folder_split(file: Path) -> str | None:
@@ -158,13 +150,13 @@ def _images(
         where = f"{file}, image with the id {key!r}"
         if (there := find(name)) is None:
             several = f", but {few(find.several)}, of which each may be it" if find.several else ""
-            complain.fault("missing images", f"{where}: there is no {find.places[0] / name}{several}")
+            complain.fault("missing images", f"{where}: there is no {find.plainly(name)}{several}")
             continue
         path = os.path.relpath(there, root)
         if path in found:
             complain.fault("files of two images", f"{where}: {name} is there twice")
             continue
-        if os.path.normpath(there) != os.path.normpath(find.places[0] / name):
+        if there != find.plainly(name):
             rows.choices(ELSEWHERE, f"{name} of {file.name} at {there}")
         size = side(entry.get("height")), side(entry.get("width"))
         found[path] = _Image(path, size, of_image[key])

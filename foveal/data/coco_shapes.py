@@ -23,6 +23,9 @@ def numbers(values: Any) -> list[float] | None:
     """A list of numbers, as float; NaN for what is too large for one. None for anything else."""
     if not isinstance(values, list):
         return None
+    if set(map(type, values)) <= {int, float}:  # nearly always, and there may be millions
+        with contextlib.suppress(OverflowError):
+            return list(map(float, values))
     found = [number(value) for value in values]
     return None if None in found else found  # type: ignore[return-value]
 
@@ -125,16 +128,17 @@ def _read(found: Any) -> Polygons | tuple[Size, torch.Tensor] | None:
 
 
 def _polygons(found: list[Any]) -> Polygons:
-    parts = [found] if numbers(found) is not None else found  # one polygon that is not in a list of its own
+    # One polygon that is not in a list of its own.
+    parts = found if isinstance(found[0], list) else [found]
     if len(parts) > 2 and all(isinstance(part, list) and len(part) == 2 for part in parts):
         parts = [[value for part in parts for value in part]]  # one polygon as a list of points
     polygons: Polygons = []
     for part in parts:
-        values = numbers(part)
-        if values is None or len(values) % 2 or not all(abs(value) < 2**24 for value in values):
+        values = np.array(numbers(part) or [np.nan])
+        if len(values) % 2 or not np.abs(values).max() < 2**24:
             raise InputError("its segmentation has a polygon that is not pairs of numbers")
         if len(values) >= 6:  # a point or a line covers nothing
-            polygons.append(np.array(values, np.float32).reshape(-1, 2))
+            polygons.append(values.astype(np.float32).reshape(-1, 2))
     if not polygons:
         raise InputError("its segmentation has no polygon of three corners")
     return polygons

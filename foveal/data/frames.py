@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 SLACK = 0.01  # share of a side by which boxes may stick out of their frame: files round, and boxes are drawn by hand
 NEAR = 2  # pixels by which two sizes of one image may differ
 
-OWN = "the size that the image has"
+OWN = "the image itself"
 UNTURNED = "the image before it is turned as its EXIF block says"
 SCALED = "an image of the size that the file gives, scaled"
 SCALED_UNTURNED = "an unturned image of the size that the file gives, scaled"
@@ -117,11 +117,14 @@ class Frames:
 
     def settle(self) -> None:
         """Decide on the images whose annotation gives another size; refused ones have no frame."""
-        groups: dict[tuple[str, ...], list[_Doubt]] = {}
+        groups: dict[tuple[Any, ...], list[_Doubt]] = {}
         for doubt in self._doubts:
-            groups.setdefault(tuple(doubt.readings), []).append(doubt)
-        for readings, doubts in groups.items():
-            fitting = [name for name in readings if all(_holds(doubt.readings[name], doubt.hull) for doubt in doubts)]
+            kind = _near(doubt.own, doubt.stated), doubt.stated == doubt.own[::-1], *doubt.readings
+            groups.setdefault(kind, []).append(doubt)
+        for doubts in groups.values():
+            fitting = [
+                name for name in doubts[0].readings if all(_holds(doubt.readings[name], doubt.hull) for doubt in doubts)
+            ]
             if len(fitting) == 1:
                 self._take(fitting[0], doubts)
                 continue
@@ -160,24 +163,28 @@ class Frames:
         return self._frames.get(path)
 
 
-def same_shape(one: Size, two: Size) -> bool:
+def _same_shape(one: Size, two: Size) -> bool:
     """Whether two sizes are of one image, scaled and rounded to whole pixels."""
     return abs(one[0] * two[1] - one[1] * two[0]) <= max(*one, *two)
+
+
+def _near(one: Size, two: Size) -> bool:
+    return all(abs(a - b) <= NEAR for a, b in zip(one, two, strict=True))
 
 
 def _readings(own: Size, stated: Size, turn: int) -> dict[str, Frame]:
     """What the frame of an annotation may be that gives an image another size."""
     found, swapped = {OWN: Frame(own, own)}, own[::-1]
-    if all(abs(a - b) <= NEAR for a, b in zip(own, stated, strict=True)):
+    if _near(own, stated):
         return found
     if turn >= 5 and stated == swapped:
         found[UNTURNED] = Frame(own, stated, turn)
     elif stated == swapped:
         pass
     else:
-        if same_shape(stated, own):
+        if _same_shape(stated, own):
             found[SCALED] = Frame(own, stated)
-        if same_shape(stated, swapped):
+        if _same_shape(stated, swapped):
             found[SCALED_SWAPPED] = Frame(own, stated[::-1])
             if turn >= 5:
                 found[SCALED_UNTURNED] = Frame(own, stated, turn)

@@ -32,18 +32,22 @@ class Finder:
 
     def __init__(self, places: Sequence[Path], names: Sequence[str], root: Path, split: str | None) -> None:
         self.places, self.split = places, split
-        self.listed = {os.path.normpath(places[0] / name) for name in names if "\0" not in name}
+        self.listed = {self.plainly(name) for name in names if "\0" not in name}
         self.below = places[0] if any(map(os.path.isfile, self.listed)) else root
         self.several: list[str] = []
         self._index: dict[str, list[str]] | None = None
+
+    def plainly(self, name: str) -> str:
+        """The path of an image whose name is meant as it stands."""
+        return os.path.normpath(os.path.join(self.places[0], name))
 
     def __call__(self, name: str) -> str | None:
         """The path of the image; None where there is none, or several that it may be."""
         self.several = []
         if not name or "\0" in name:
             return None
-        if os.path.isfile(self.places[0] / name):
-            return str(self.places[0] / name)
+        if os.path.isfile(path := self.plainly(name)):
+            return path
         for text in dict.fromkeys((name.replace("\\", "/"), plain(name))):
             parts = PurePosixPath(text).parts
             for start in range(len(parts)):

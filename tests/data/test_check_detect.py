@@ -127,7 +127,7 @@ def test_images(tmp_path: Path) -> None:
     # Small boxes lie in each frame: nothing decides which one is meant.
     one, two = found.layout
     assert "train1.jpg: annotated as 40 x 30 pixels, it has 30 x 40, turned as its EXIF block says" in one
-    assert "in the size that the image has and in the image before it is turned" in one
+    assert "in the image itself and in the image before it is turned" in one
     assert "train2.jpg: annotated as 40 x 30 pixels, it has 20 x 15" in two
     assert "scaled" in two
     assert len(found.leaks) == 1

@@ -56,7 +56,7 @@ def test_swapped_width_and_height(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["0.jpg"] == [("cat", [30, 2, 38, 11])]
     assert found["2.jpg"] == [("cat", [5, 20, 9, 29])]
     err = capsys.readouterr().err
-    assert "sizes that are not those of the images: 8; the boxes are taken in pixels of the size that the image" in err
+    assert "sizes that are not those of the images: 8; the boxes are taken in pixels of the image itself" in err
     assert "first 0.jpg: annotated as 30 x 40 pixels, it has 40 x 30" in err
     assert "clipped" not in err
     assert any("sizes that are not those" in note for note in survey(stored)[1].notes)
@@ -177,3 +177,17 @@ def test_sizes_in_other_words(tmp_path: Path, width: Any, height: Any, capsys: p
     dataset = load_dataset(write_json(tmp_path / "a.json", document))
     assert dataset.targets.sizes.tolist() == [[30, 40]] * 8  # type: ignore[union-attr]
     assert capsys.readouterr().err == ""
+
+
+def test_sizes_that_are_a_pixel_off_are_judged_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for n in range(8):
+        picture(tmp_path / f"{n}.jpg", WIDE)
+    document = coco(CLASSES, {f"{n}.jpg": [(1, 30, 2, 10, 9)] for n in range(8)}, (41, 30))
+    found = objects(load_dataset(write_json(tmp_path / "a.json", document)))
+    assert found["0.jpg"] == [("cat", [30, 2, 40, 11])]
+    assert "first 0.jpg: annotated as 41 x 30 pixels, it has 40 x 30" in capsys.readouterr().err
+    document["images"][3] |= {"width": 90, "height": 30}
+    document["annotations"][3]["bbox"] = [80, 2, 9, 9]
+    refused(write_json(tmp_path / "a.json", document), "3.jpg: annotated as 90 x 30", "no frame")
+    assert survey(tmp_path / "a.json")[1].collected is not None
+    assert len(survey(tmp_path / "a.json")[1].collected or ()) == 1
