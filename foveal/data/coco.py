@@ -26,13 +26,28 @@ OTHERS = ("captions", "image_info", "panoptic", "stuff")  # kinds of COCO's file
 ELSEWHERE = "images at another path than their file gives"
 
 
+class _Annotation(NamedTuple):
+    """An annotation. where: for a person. box: x, y, width, height. choice: how that was read."""
+
+    where: str
+    entry: dict[str, Any]
+    label: int
+    box: list[float] | None
+    choice: str
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        assert self.box is not None
+        x, y, width, height = self.box
+        return x, y, x + width, y + height
+
+
 class _Image(NamedTuple):
-    """An image of a file: its path below the root, height and width as the file gives them, and its annotations, each
-    with its place for a person and its class."""
+    """An image of a file: its path below the root, height and width as the file gives them, and its annotations."""
 
     path: str
     size: tuple[int, int]
-    annotations: list[tuple[str, dict[str, Any], int]]
+    annotations: list[_Annotation]
 
 
 def recognise(root: Path) -> bool:
@@ -68,8 +83,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
         classes = {number: order[name] for number, name in categories.items()}
         found = _images(file, document, classes, root, split, rows, hints)
         for image in found:
-            boxes = (_corners(entry) for _, entry, _ in image.annotations)
-            frames.add(image.path, str(file), image.size, (box for box in boxes if box is not None))
+            boxes = (annotation.corners for annotation in image.annotations if annotation.box is not None)
+            frames.add(image.path, str(file), image.size, boxes)
         images.append((UNSPLIT if split is None else SPLITS.index(split), found))
     frames.settle()
     for code, found in images:
@@ -77,8 +92,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
             if (frame := frames[image.path]) is not None:
                 rows.image(root, image.path, code, frame.size)
                 place = root / image.path
-                for where, entry, label in image.annotations:
-                    _add(rows, where, entry, label, frame, place)
+                for annotation in image.annotations:
+                    _add(rows, annotation, frame, place)
     return rows.dataset(str(path), root, list(order), hints)
 
 
@@ -170,9 +185,9 @@ def _annotations(
     classes: dict[int, int],
     complain: Complaints,
     hints: dict[str, str],
-) -> dict[int | str, list[tuple[str, dict[str, Any], int]]]:
+) -> dict[int | str, list[_Annotation]]:
     """The annotations of each image."""
-    found: dict[int | str, list[tuple[str, dict[str, Any], int]]] = {key: [] for key in images}
+    found: dict[int | str, list[_Annotation]] = {key: [] for key in images}
     before: dict[int | str, int] = {}
     unknown: set[int | None] = set()
     for place, entry in enumerate(document["annotations"], 1):
@@ -193,7 +208,8 @@ def _annotations(
             text = f"{where}: no category has the id {entry.get('category_id')!r}"
             complain.fault("annotations of no category", text)
         else:
-            found[image].append((f"{where}, {images[image][0]}", entry, classes[category]))
+            where = f"{where}, {images[image][0]}"
+            found[image].append(_Annotation(where, entry, classes[category], *bbox(entry)))
     if classes and unknown == {min(classes) - 1}:
         hints["annotations of no category"] = "all ids may be one too low, as if counted from another number"
     elif classes and unknown == {max(classes) + 1}:
@@ -201,20 +217,14 @@ def _annotations(
     return found
 
 
-def _corners(entry: dict[str, Any]) -> tuple[float, float, float, float] | None:
-    found, _ = bbox(entry)
-    return None if found is None else (found[0], found[1], found[0] + found[2], found[1] + found[3])
-
-
-def _add(rows: ObjectRows, where: str, entry: dict[str, Any], label: int, frame: Frame, image: Path) -> None:
-    written, choice = bbox(entry)
-    if written is None:
+def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -> None:
+    where, entry, label, box, choice = annotation
+    if box is None:
         rows.complain.fault("annotations without a bbox", f"{where}: its bbox is not four numbers")
         return
     if choice:
         rows.choices(choice, where)
-    x, y, width, height = written
-    corners = (x, y, x + width, y + height)
+    corners, (x, y, width, height) = annotation.corners, box
     points = mask = None
     try:
         points = keypoints(entry.get("keypoints"), frame, corners)
@@ -235,7 +245,7 @@ def _add(rows: ObjectRows, where: str, entry: dict[str, Any], label: int, frame:
         keypoints=points,
         segmentation=mask,
         otherwise=frame.box((x, y, width, height)),
-        written=written,
+        written=box,
     )
 
 

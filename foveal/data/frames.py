@@ -19,6 +19,7 @@ Size = tuple[int, int]  # height, width
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 SLACK = 0.01  # share of a side by which boxes may stick out of their frame: files round, and boxes are drawn by hand
+FAR = 0.1  # share of a side by which a box leaves its image that is not one drawn carelessly
 NEAR = 2  # pixels by which two sizes of one image may differ
 
 OWN = "the image itself"
@@ -96,24 +97,23 @@ class Frames:
         self.root, self.complain = root, complain
         self._frames: dict[str, Frame] = {}
         self._doubts: list[_Doubt] = []
+        self._plain: dict[str, Box] = {}  # around the boxes of each image that has the size that is given, or none
 
     def add(self, path: str, file: str, stated: Size, boxes: Iterable[Sequence[float]]) -> None:
-        """An image, the annotation file, the size that it gives the image (zeros: none) and the boxes, which are
-        read only where that is not the size of the image."""
+        """An image, the annotation file, the size that it gives the image (zeros: none) and the boxes."""
         try:
             own = image_size(self.root / path)
         except ImageError:  # the loader leaves the image out, and `check` names it
             self._frames[path] = Frame(stated, stated) if 0 not in stated else Frame((0, 0), (0, 0))
             return
         self._frames[path] = Frame(own, own)
-        if 0 in stated or stated == own:
+        if (hull := _hull(boxes)) is None:
             return
-        kept = [box for box in boxes if all(map(math.isfinite, box)) and box[0] <= box[2] and box[1] <= box[3]]
-        if kept:
-            low, high = np.min(kept, 0)[:2].tolist(), np.max(kept, 0)[2:].tolist()
-            turn = image_orientation(self.root / path)
-            readings = _readings(own, stated, turn)
-            self._doubts.append(_Doubt(path, file, (*low, *high), own, stated, turn, readings))
+        if 0 in stated or stated == own:
+            self._plain[path] = hull
+            return
+        turn = image_orientation(self.root / path)
+        self._doubts.append(_Doubt(path, file, hull, own, stated, turn, _readings(own, stated, turn)))
 
     def settle(self) -> None:
         """Decide on the images whose annotation gives another size; refused ones have no frame."""
@@ -136,6 +136,33 @@ class Frames:
                     f"{doubt.file}: {_described(doubt)}; the boxes would lie in {fits}: correct the size in the file",
                 )
         self._doubts = []
+        self._settle_plain()
+
+    def _settle_plain(self) -> None:
+        """Where boxes leave images of the size that is given, or of which none is given, by far, and all boxes of such
+        images with an EXIF orientation lie in the image before it is turned, they are of that image."""
+        far = [path for path, hull in self._plain.items() if not _holds(self._frames[path], hull, FAR)]
+        if not any(self._turn(path) >= 5 for path in far):
+            return
+        before: dict[str, Frame] = {}
+        for path, hull in self._plain.items():
+            size = self._frames[path].size
+            if (turn := self._turn(path)) >= 5 and self._frames[path].same:
+                before[path] = turned(size, turn)
+                if not _holds(before[path], hull):
+                    return
+        self._frames |= before
+        first = next(path for path in far if path in before)
+        self.complain.note(
+            f"boxes that lie in {UNTURNED}, and not in the turned one: those of {len(before)} images are turned with "
+            f"them; first {first}"
+        )
+
+    def _turn(self, path: str) -> int:
+        try:
+            return image_orientation(self.root / path)
+        except ImageError:
+            return 1
 
     def _take(self, reading: str, doubts: list[_Doubt]) -> None:
         for doubt in doubts:
@@ -147,16 +174,9 @@ class Frames:
         if reading == UNTURNED:
             # The size does not tell an image that is turned by half, or a square one: it follows the others.
             for path, frame in self._frames.items():
-                if frame.same and (turn := self._silent_turn(path, frame.size)) > 1:
+                turn = self._turn(path) if frame.same else 1
+                if 1 < turn < 5 or (turn > 1 and frame.size[0] == frame.size[1]):
                     self._frames[path] = turned(frame.size, turn)
-
-    def _silent_turn(self, path: str, size: Size) -> int:
-        """The EXIF orientation of an image where it leaves height and width as they are; else 1."""
-        try:
-            turn = image_orientation(self.root / path)
-        except ImageError:
-            return 1
-        return turn if turn < 5 or size[0] == size[1] else 1
 
     def __getitem__(self, path: str) -> Frame | None:
         """None for an image that was refused."""
@@ -191,9 +211,19 @@ def _readings(own: Size, stated: Size, turn: int) -> dict[str, Frame]:
     return found
 
 
-def _holds(frame: Frame, hull: Box) -> bool:
+def _hull(boxes: Iterable[Sequence[float]]) -> Box | None:
+    """What all boxes lie in, those left out that end before they begin or are no numbers; None where none is left."""
+    x1 = y1 = math.inf
+    x2 = y2 = -math.inf
+    for a, b, c, d in boxes:
+        if -math.inf < a <= c < math.inf and -math.inf < b <= d < math.inf:
+            x1, y1, x2, y2 = min(x1, a), min(y1, b), max(x2, c), max(y2, d)
+    return None if x1 == math.inf else (x1, y1, x2, y2)
+
+
+def _holds(frame: Frame, hull: Box, slack: float = SLACK) -> bool:
     height, width = frame.stated
-    x, y = max(1.0, SLACK * width), max(1.0, SLACK * height)
+    x, y = max(1.0, slack * width), max(1.0, slack * height)
     return -x <= hull[0] and -y <= hull[1] and hull[2] <= width + x and hull[3] <= height + y
 
 

@@ -191,3 +191,23 @@ def test_sizes_that_are_a_pixel_off_are_judged_apart(tmp_path: Path, capsys: pyt
     refused(write_json(tmp_path / "a.json", document), "3.jpg: annotated as 90 x 30", "no frame")
     assert survey(tmp_path / "a.json")[1].collected is not None
     assert len(survey(tmp_path / "a.json")[1].collected or ()) == 1
+
+
+@pytest.mark.parametrize("size", [WIDE[::-1], (0, 0)])
+def test_boxes_of_the_unturned_image_with_the_size_of_the_turned_one_or_none(
+    tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(6):
+        turned(tmp_path / f"{n}.jpg")
+    picture(tmp_path / "6.jpg", WIDE[::-1])
+    found = objects(load_dataset(stated(tmp_path, size, [(32, 2, 6, 9)] + [(3, 4, 5, 6)] * 6)))
+    assert found["0.jpg"] == [("cat", [30 - 11, 32, 30 - 2, 38])]
+    assert found["1.jpg"] == [("cat", [30 - 10, 3, 30 - 4, 8])]
+    assert found["6.jpg"] == [("cat", [3, 4, 8, 10])]
+    err = capsys.readouterr().err
+    assert "those of 6 images are turned with them; first 0.jpg" in err
+    assert "clipped" not in err
+    # One box that is right in the turned image decides that all are of it: what leaves it is cut, which is counted.
+    found = objects(load_dataset(stated(tmp_path, size, [(32, 2, 6, 9), (3, 32, 5, 6)] + [(3, 4, 5, 6)] * 5)))
+    assert found["1.jpg"] == [("cat", [3, 32, 8, 38])]
+    assert "of 7 boxes 1 lay outside it" in capsys.readouterr().err
