@@ -27,6 +27,8 @@ def check(dataset: Dataset) -> ClassifyFindings:
     """Read every image once and say what is wrong with images, labels and splits."""
     counts = {split: dataset.select(split).class_counts() for split in dataset.split_counts()}
     found = ClassifyFindings(counts, notes=_notes(counts))
+    if one := only_class(dataset):
+        found.layout.append(one)
     labels = np.array([int(dataset.target(index).label) for index in range(len(dataset))])  # type: ignore[union-attr]
     seen = look(dataset, found, labels)
     for copies in seen.copies:
@@ -38,6 +40,13 @@ def check(dataset: Dataset) -> ClassifyFindings:
             f"{dataset.labels[other]}"
         )
     return found
+
+
+def only_class(dataset: Dataset) -> str | None:
+    """Why nothing can be trained to classify on this data: it has one class. A trained system can be measured on it."""
+    if dataset.task != "classify" or len(dataset.labels) != 1:
+        return None
+    return f"{dataset.source} has one class only, {dataset.labels[0]!r}; to classify takes two or more"
 
 
 def _notes(counts: dict[str, dict[str, int]]) -> list[str]:

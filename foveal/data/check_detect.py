@@ -1,15 +1,13 @@
 """What is wrong with data to detect: objects in boxes."""
 
-import contextlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from foveal.data.dataset import Dataset
 from foveal.data.files import Complaints
-from foveal.data.findings import Findings, Looks, look
-from foveal.data.image import ImageError, image_size
-from foveal.data.objects import EMPTY, ObjectTable, misplaced
+from foveal.data.findings import Findings, look
+from foveal.data.objects import EMPTY, misplaced
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
@@ -26,7 +24,6 @@ class DetectFindings(Findings):
     empty:       boxes without area.
     duplicated:  objects that are there twice.
     implausible: what many boxes have in common and should not.
-    other_sizes: name -> the size that its annotation gives it, where it has another.
     """
 
     images: dict[str, int] = field(default_factory=dict)
@@ -35,9 +32,6 @@ class DetectFindings(Findings):
     empty: list[str] = field(default_factory=list, metadata={"title": "boxes without area"})
     duplicated: list[str] = field(default_factory=list, metadata={"title": "objects that are there twice"})
     implausible: list[str] = field(default_factory=list, metadata={"title": "implausible boxes"})
-    other_sizes: dict[str, str] = field(
-        default_factory=dict, metadata={"title": "images of another size than annotated"}
-    )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         labels = next(iter(self.counts.values()), {})
@@ -80,7 +74,6 @@ def check(dataset: Dataset) -> DetectFindings:
         for again, first in repeated(one.boxes.double().numpy(), labels).items():  # type: ignore[union-attr]
             label = dataset.labels[labels[again]]
             found.duplicated.append(f"{name}: object {again + 1} ({label}) is object {first + 1} again")
-    _sizes(dataset, seen, found)
     many = [(name, len(one)) for name, one in zip(seen.names, objects, strict=True) if len(one) > MANY]  # type: ignore[arg-type]
     found.notes.extend(
         f"{name} has {count:,} objects: all are learned, and a step with this image may take much time and memory"
@@ -123,18 +116,3 @@ def repeated(boxes: np.ndarray, labels: np.ndarray) -> dict[int, int]:
                 found.setdefault(after, before)
             start = stop
     return dict(sorted(found.items()))
-
-
-def _sizes(dataset: Dataset, seen: Looks, found: DetectFindings) -> None:
-    if not isinstance(dataset.targets, ObjectTable):
-        return
-    stated = dataset.targets.sizes if dataset.items is None else dataset.targets.sizes[dataset.items]
-    for index, (height, width) in zip(seen.good, seen.sizes, strict=True):
-        name, given = seen.names[index], tuple(stated[index].tolist())
-        if given in ((height, width), (0, 0)):
-            continue
-        text = f"annotated as {given[1]} x {given[0]} pixels, but it has {width} x {height}"
-        with contextlib.suppress(ImageError):
-            if image_size(name, upright=False) == given:
-                text += " once it is turned as its EXIF block says: its boxes may be those of the unturned image"
-        found.other_sizes[name] = text

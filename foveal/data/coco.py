@@ -5,25 +5,49 @@ those of several files are one class where their names are one. Key points count
 a pixel further here.
 """
 
-import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
+from foveal.data.coco_json import identity, is_coco, read_categories, read_document, root_category
+from foveal.data.coco_shapes import bbox, keypoints, segmentation
 from foveal.data.dataset import SPLITS, Dataset
 from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_named, subfolders
-from foveal.data.objects import ObjectRows, Polygons, Segmentation
+from foveal.data.frames import Frame, Frames
+from foveal.data.named import Finder
+from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
+from foveal.data.values import number, side
 from foveal.errors import InputError, few
-from foveal.ops.masks import rle_counts, rle_text
 
 ROBOFLOW = "_annotations.coco"
-OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")  # kinds of COCO's files beside instances
+OTHERS = ("captions", "image_info", "panoptic", "stuff")  # kinds of COCO's files without boxes to learn
+ELSEWHERE = "images at another path than their file gives"
+
+
+class _Annotation(NamedTuple):
+    """An annotation. where: for a person. box: x, y, width, height. choice: how that was read."""
+
+    where: str
+    entry: dict[str, Any]
+    label: int
+    box: list[float] | None
+    choice: str
+
+    @property
+    def corners(self) -> tuple[float, float, float, float]:
+        assert self.box is not None
+        x, y, width, height = self.box
+        return x, y, x + width, y + height
+
+
+class _Image(NamedTuple):
+    """An image of a file: its path below the root, height and width as the file gives them, and its annotations."""
+
+    path: str
+    size: tuple[int, int]
+    annotations: list[_Annotation]
 
 
 def recognise(root: Path) -> bool:
@@ -32,8 +56,8 @@ def recognise(root: Path) -> bool:
 
 
 def load(path: Path, complain: Complaints) -> Dataset:
-    """A JSON file; or a folder with JSON files in it or in `annotations`, one a split, or Roboflow's one in each folder
-    of a split. A file whose name or folder speaks of no split is split by content. Raises InputError."""
+    """A JSON file; or a folder with JSON files in it or in `annotations`, one a split, or one in each folder of a
+    split. A file whose name or folder names no split is split by content. Raises InputError."""
     parts = {path: split_named(path.stem) or _folder_split(path)} if path.is_file() else _files(path)
     if unclear := [file for file, split in parts.items() if split is None and len(parts) > 1]:
         raise InputError(f"{path}: the name of {unclear[0].name} does not say of which split it is: train, val or test")
@@ -43,17 +67,33 @@ def load(path: Path, complain: Complaints) -> Dataset:
     # The training data's ids decide the order of the classes, where files differ.
     parts = dict(sorted(parts.items(), key=lambda part: SPLITS.index(part[1] or SPLITS[0])))
     root = path if path.is_dir() else path.parent
-    rows, documents = ObjectRows(complain), {file: read_document(file) for file in parts}
-    classes = {file: read_categories(file, document) for file, document in documents.items()}
+    rows, frames, hints = ObjectRows(complain), Frames(root, complain), dict[str, str]()
     order: dict[str, int] = {}
-    for names in classes.values():
-        order.update(dict.fromkeys((name for _, name in sorted(names.items()) if name not in order), 0))
-    order = {name: place for place, name in enumerate(order)}
-    hints: dict[str, str] = {}
+    images: list[tuple[int, list[_Image]]] = []
     for file, split in parts.items():
-        code = UNSPLIT if split is None else SPLITS.index(split)
-        categories = {number: order[name] for number, name in classes[file].items()}
-        _read(file, documents[file], categories, root, code, rows, hints)
+        notes: list[str] = []
+        document = read_document(file, notes)
+        categories = read_categories(file, document)
+        if above := root_category(document):
+            notes.append(f"{file}: category 0, {above['name']!r}, groups the others and has no annotation; left out")
+        for note in notes:
+            complain.note(note)
+        for _, name in sorted(categories.items()):
+            order.setdefault(name, len(order))
+        classes = {number: order[name] for number, name in categories.items()}
+        found = _images(file, document, classes, root, split, rows, hints)
+        for image in found:
+            boxes = (annotation.corners for annotation in image.annotations if annotation.box is not None)
+            frames.add(image.path, str(file), image.size, boxes)
+        images.append((UNSPLIT if split is None else SPLITS.index(split), found))
+    frames.settle()
+    for code, found in images:
+        for image in found:
+            if (frame := frames[image.path]) is not None:
+                rows.image(root, image.path, code, frame.size)
+                place = root / image.path
+                for annotation in image.annotations:
+                    _add(rows, annotation, frame, place)
     return rows.dataset(str(path), root, list(order), hints)
 
 
@@ -72,215 +112,155 @@ def _folder_split(file: Path) -> str | None:
 
 
 def _files(root: Path) -> dict[Path, str | None]:
-    """The JSON files of a folder's data, each with the split that its name speaks of."""
-    found: dict[Path, str | None] = {}
-    for folder in subfolders(root):
-        if folder.name.lower() in SPLIT_NAMES and (file := folder / f"{ROBOFLOW}.json").is_file():
-            found[file] = SPLIT_NAMES[folder.name.lower()]
-    if not found:
-        for folder in (root / "annotations", root):
-            files = files_in(folder, ".json") if folder.is_dir() else []
-            files = [file for file in files if not file.stem.startswith(OTHERS) and _is_coco(file)]
-            # Where there are COCO's own, what else lies there is something else.
-            files = [file for file in files if file.stem.startswith("instances")] or files
-            if files:
-                return {file: split_named(file.stem) for file in files}
-    return found
+    """The JSON files of a folder's data, each with the split that its name or folder names."""
+    folders = subfolders(root)
+    splits = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
+    found = {folder / f"{ROBOFLOW}.json": split for folder, split in splits.items()}
+    if found := {file: split for file, split in found.items() if file.is_file()}:
+        return dict[Path, str | None](found)
+    for folder in (*(folder for folder in folders if folder.name.lower() == "annotations"), root):
+        if files := _instances(folder):
+            return {file: split_named(file.stem) for file in files}
+    inside = {folder: _instances(folder) for folder in splits}
+    return {files[0]: splits[folder] for folder, files in inside.items() if len(files) == 1}
 
 
-def _is_coco(file: Path) -> bool:
-    """Whether a file's beginning or end has the words that COCO's have, as those with settings or names have not."""
-    try:
-        with open(file, "rb") as opened:
-            beginning = opened.read(_PART)
-            opened.seek(max(0, os.fstat(opened.fileno()).st_size - _PART))
-            return any(word in beginning + opened.read(_PART) for word in (b'"images"', b'"annotations"'))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
+def _instances(folder: Path) -> list[Path]:
+    """The files of instances in a folder; those of key points where there are no others, since these have boxes too."""
+    files = [file for file in files_in(folder, ".json") if not file.stem.startswith(OTHERS) and is_coco(file)]
+    points = [file for file in files if file.stem.startswith("person_keypoints")]
+    # Where there are COCO's own, what else lies there is something else.
+    named = [file for file in files if file.stem.startswith("instances")]
+    return named or [file for file in files if file not in points] or points
 
 
-_PART = 2**16  # bytes
-
-
-def read_document(file: Path) -> dict[str, Any]:
-    """What a file holds, with its three lists. Raises InputError."""
-    try:
-        with open(file, encoding="utf-8-sig") as opened:
-            document = json.load(opened)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
-    except RecursionError:
-        raise InputError(f"{file} is not COCO's JSON: it is nested too deeply") from None
-    except ValueError as error:  # not JSON, or not in UTF-8
-        raise InputError(f"{file} is not JSON: {error}") from None
-    known = {"images", "annotations", "categories"}
-    if not isinstance(document, dict) or not all(isinstance(document.get(name), list) for name in known):
-        raise InputError(f"{file} is not COCO's JSON of instances, an object with lists {few(sorted(known))}")
-    if not document["images"]:
-        raise InputError(f"{file} has no images in it")
-    return document
-
-
-def read_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
-    """id -> name. Raises InputError."""
-    found: dict[int, str] = {}
-    for number, category in enumerate(document["categories"], 1):
-        entry = category if isinstance(category, dict) else {}
-        identity, name = entry.get("id"), entry.get("name")
-        if type(identity) is not int or not isinstance(name, str) or not name.strip():
-            raise InputError(f"{file}, category {number}: it has no whole number as id, or no name")
-        if identity in found or name in found.values():
-            raise InputError(f"{file}, category {number}: another one has its id, {identity}, or its name, {name!r}")
-        found[identity] = name
-    return found
-
-
-def _read(
+def _images(
     file: Path,
     document: dict[str, Any],
-    categories: dict[int, int],
+    classes: dict[int, int],
     root: Path,
-    split: int,
+    split: str | None,
     rows: ObjectRows,
     hints: dict[str, str],
-) -> None:
-    """Put one file's images and objects into the rows."""
+) -> list[_Image]:
+    """The images of one file that are there, with their annotations."""
     complain = rows.complain
-    images: dict[Any, tuple[str, dict[str, Any]]] = {}
-    for number, entry in enumerate(document["images"], 1):
-        name, identity = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(name, str) or not name or not isinstance(identity, int | str):
-            complain.fault("images without id or name", f"{file}, image {number}: it has no id, or no file_name")
-        elif identity in images:
-            text = f"{file}, image {number}: {name} has the id of {images[identity][0]}, {identity}"
+    entries: dict[int | str, tuple[str, dict[str, Any]]] = {}
+    for place, entry in enumerate(document["images"], 1):
+        name, key = (entry.get("file_name"), identity(entry.get("id"))) if isinstance(entry, dict) else (None, None)
+        if not isinstance(name, str) or not name or key is None:
+            complain.fault("images without id or name", f"{file}, image {place}: it has no id, or no file_name")
+        elif key in entries:
+            text = f"{file}, image {place}: {name} has the id of {entries[key][0]}, {key}"
             complain.fault("images with one id", text)
         else:
-            images[identity] = name, entry
-    folder = _image_folder(file, [name for name, _ in images.values()], root)
-    of_image: dict[Any, list[tuple[str, dict[str, Any]]]] = {identity: [] for identity in images}
-    before: dict[Any, int] = {}
-    unknown: set[Any] = set()
-    for number, entry in enumerate(document["annotations"], 1):
-        identity = entry.get("id") if isinstance(entry, dict) else None
-        identity = identity if isinstance(identity, int | str) else None
-        where = f"{file}, annotation {number}" + ("" if identity is None else f" (id {identity})")
+            entries[key] = name, entry
+    of_image = _annotations(file, document, entries, classes, complain, hints)
+    names = [name for name, _ in entries.values()]
+    find, found = _finder(file, names, root, split), dict[str, _Image]()
+    if not any(find(name) or find.several for name in names):
+        looked = few([str(place) for place in find.places], 8)
+        raise InputError(f"{file}: no image that it names is there, as {few(names, 1) or 'none'}; looked in {looked}")
+    for key, (name, entry) in entries.items():
+        where = f"{file}, image with the id {key!r}"
+        if (there := find(name)) is None:
+            several = f", but {few(find.several)}, of which each may be it" if find.several else ""
+            complain.fault("missing images", f"{where}: there is no {find.plainly(name)}{several}")
+            continue
+        path = os.path.relpath(there, root)
+        if path in found:
+            complain.fault("files of two images", f"{where}: {name} is there twice")
+            continue
+        if there != find.plainly(name):
+            rows.choices(ELSEWHERE, f"{name} of {file.name} at {there}")
+        size = side(entry.get("height")), side(entry.get("width"))
+        found[path] = _Image(path, size, of_image[key])
+    return list(found.values())
+
+
+def _annotations(
+    file: Path,
+    document: dict[str, Any],
+    images: dict[int | str, tuple[str, dict[str, Any]]],
+    classes: dict[int, int],
+    complain: Complaints,
+    hints: dict[str, str],
+) -> dict[int | str, list[_Annotation]]:
+    """The annotations of each image."""
+    found: dict[int | str, list[_Annotation]] = {key: [] for key in images}
+    before: dict[int | str, int] = {}
+    unknown: set[int | None] = set()
+    for place, entry in enumerate(document["annotations"], 1):
+        key = identity(entry.get("id")) if isinstance(entry, dict) else None
+        where = f"{file}, annotation {place}" + ("" if key is None else f" (id {key})")
         if not isinstance(entry, dict):
             complain.fault("annotations that are none", f"{where}: it is no object")
             continue
-        if identity is not None and before.setdefault(identity, number) != number:
-            complain.fault("annotations with one id", f"{where}: annotation {before[identity]} has its id")
+        if key is not None and before.setdefault(key, place) != place:
+            complain.fault("annotations with one id", f"{where}: annotation {before[key]} has its id")
             continue
-        image, category = entry.get("image_id"), entry.get("category_id")
-        if not isinstance(image, int | str) or image not in of_image:
-            complain.fault("annotations of no image", f"{where}: there is no image with the id {image!r}")
-        elif type(category) is not int or category not in categories:
-            unknown.add(category if type(category) is int else None)
-            complain.fault("annotations of no category", f"{where}: no category has the id {category!r}")
+        image, category = identity(entry.get("image_id")), identity(entry.get("category_id"))
+        if image is None or image not in found:
+            text = f"{where}: there is no image with the id {entry.get('image_id')!r}"
+            complain.fault("annotations of no image", text)
+        elif not isinstance(category, int) or category not in classes:
+            unknown.add(category if isinstance(category, int) else None)
+            text = f"{where}: no category has the id {entry.get('category_id')!r}"
+            complain.fault("annotations of no category", text)
         else:
-            of_image[image].append((f"{where}, {images[image][0]}", entry))
-    if categories and unknown == {min(categories) - 1}:
+            where = f"{where}, {images[image][0]}"
+            found[image].append(_Annotation(where, entry, classes[category], *bbox(entry)))
+    if classes and unknown == {min(classes) - 1}:
         hints["annotations of no category"] = "all ids may be one too low, as if counted from another number"
-    elif categories and unknown == {max(categories) + 1}:
+    elif classes and unknown == {max(classes) + 1}:
         hints["annotations of no category"] = "all ids may be one too high, as if counted from another number"
-    seen: dict[str, str] = {}
-    for identity, (name, entry) in images.items():
-        path = os.path.relpath(folder / name, root) if "\0" not in name else name
-        if not os.path.isfile(root / path):
-            complain.fault("missing images", f"{file}, image with the id {identity!r}: there is no {folder / name}")
-        elif path in seen:
-            complain.fault("files of two images", f"{file}, image with the id {identity!r}: {name} is there twice")
-        else:
-            seen[path] = name
-            size = rows.image(root, path, split, (entry.get("height"), entry.get("width")))
-            for where, annotation in of_image[identity]:
-                _add(rows, where, annotation, categories[annotation["category_id"]], size)
+    return found
 
 
-def _add(rows: ObjectRows, where: str, entry: dict[str, Any], label: int, size: tuple[int, int]) -> None:
-    numbers = _numbers(entry.get("bbox"))
-    if numbers is None or len(numbers) != 4:
+def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -> None:
+    where, entry, label, box, choice = annotation
+    if box is None:
         rows.complain.fault("annotations without a bbox", f"{where}: its bbox is not four numbers")
         return
-    x, y, width, height = numbers
-    area = _numbers([entry.get("area")])
+    if choice:
+        rows.choices(choice, where)
+    corners, (x, y, width, height) = annotation.corners, box
+    points = mask = None
     try:
-        segmentation, keypoints = _segmentation(entry.get("segmentation"), size), _keypoints(entry.get("keypoints"))
+        points = keypoints(entry.get("keypoints"), frame, corners)
     except InputError as error:
-        rows.complain.fault("masks or key points that are none", f"{where}: {error}")
-        return
+        rows.choices("key points that are left out, while their boxes stay", f"{where}: {error}")
+    try:
+        mask = segmentation(entry.get("segmentation"), frame, corners, image)
+    except InputError as error:
+        rows.choices("masks that are left out, while their boxes stay", f"{where}: {error}")
+    area = number(entry.get("area"))
     rows.add(
         where,
-        (x, y, x + width, y + height),
+        frame.box(corners),
         label,
-        area=area[0] if area else None,
+        area=None if area is None else area * frame.growth,
         crowd=entry.get("iscrowd") in (1, True),
         ignored=entry.get("ignore") in (1, True),
-        keypoints=keypoints,
-        segmentation=segmentation,
-        otherwise=numbers,
+        keypoints=points,
+        segmentation=mask,
+        otherwise=frame.box((x, y, width, height)),
+        written=box,
     )
 
 
-def _numbers(values: Any) -> list[float] | None:
-    """A list of numbers, as float; NaN for what is too large for one. None for anything else."""
-    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
-        return None
-    return [float(value) if abs(value) < 1e300 else math.nan for value in values]
-
-
-def _segmentation(found: Any, size: tuple[int, int]) -> Segmentation | None:
-    """Polygons, or a run-length code as text. Raises InputError for what is neither."""
-    if not found:
-        return None
-    if isinstance(found, list):
-        polygons: Polygons = []
-        for part in found:
-            numbers = _numbers(part)
-            if numbers is None or len(numbers) % 2 or not all(abs(number) < 2**24 for number in numbers):
-                raise InputError("its segmentation has a polygon that is not pairs of numbers")
-            if len(numbers) >= 6:  # a point or a line covers nothing
-                polygons.append(np.array(numbers, np.float32).reshape(-1, 2))
-        return polygons
-    counts, stated = (found.get("counts"), found.get("size")) if isinstance(found, dict) else (None, None)
-    if isinstance(counts, list) and all(type(count) is int and 0 <= count < 2**31 for count in counts):
-        runs = torch.tensor(counts, dtype=torch.int64)
-    elif isinstance(counts, str):
-        runs = rle_counts(counts)
-    else:
-        raise InputError("its segmentation is neither polygons nor a run-length code")
-    if stated != list(size) or int(runs.sum()) != size[0] * size[1]:
-        raise InputError(f"its run-length code is not of the image's height and width, {size[0]} and {size[1]}")
-    return counts if isinstance(counts, str) else rle_text(runs)
-
-
-def _keypoints(found: Any) -> np.ndarray | None:
-    """(K, 3) x, y, visible"""
-    if not found:
-        return None
-    numbers = _numbers(found)
-    if numbers is None or len(numbers) % 3 or not all(abs(number) < 2**24 for number in numbers):
-        raise InputError("its keypoints are not triples of numbers")
-    points = np.array(numbers, np.float32).reshape(-1, 3)
-    points[:, :2] += np.where(points[:, 2:] > 0, 0.5, 0)
-    return points
-
-
-def _image_folder(file: Path, names: list[str], root: Path) -> Path:
-    """The folder that has most of a file's images, of those in which they usually are. Raises InputError where none has
-    any."""
+def _finder(file: Path, names: list[str], root: Path, split: str | None) -> Finder:
+    """A finder of a file's images, which begins with the folder that has most of them."""
     few_names = [name for name in names[:: max(1, len(names) // 50)] if "\0" not in name]
     places = list(dict.fromkeys(_places(file, root)))
     hits = [sum(os.path.isfile(place / name) for name in few_names) for place in places]
-    if any(hits):
-        return places[hits.index(max(hits))]
-    for place in places:
-        if any(os.path.isfile(place / name) for name in names):
-            return place
-    looked = few([str(place) for place in places], 8)
-    raise InputError(f"{file}: no image that it names is there, as {few(names, 1) or 'none'}; looked in {looked}")
+    if not any(hits):
+        hits = [sum(os.path.isfile(place / name) for name in names if "\0" not in name) for place in places]
+    return Finder(sorted(places, key=lambda place: -hits[places.index(place)]), names, root, split)
 
 
 def _places(file: Path, root: Path) -> Iterator[Path]:
+    """The folders in which a file's images usually are."""
     kind, _, rest = file.stem.partition("_")
     named = [file.stem, rest] if rest and kind else [file.stem]  # instances_val2017 -> val2017
     split = split_named(file.stem)
@@ -288,4 +268,4 @@ def _places(file: Path, root: Path) -> Iterator[Path]:
     for base in dict.fromkeys((file.parent, file.parent.parent, root)):
         yield base
         yield from (base / parent / name for parent in ("", "images") for name in (*named, *words))
-        yield base / "images"
+        yield from (base / "images", base / "data")

@@ -247,7 +247,7 @@ class Dataset:
         Without class names a system to generate takes the images alone; any other takes the targets as they are, with
         the class order of the data.
 
-        Raises InputError for a class that the system lacks.
+        Raises InputError for a class that the system lacks, if anything in this view is of it.
         """
         if not labels:
             return replace(self, labels=(), targets=None, mapping=None) if self.task == "generate" else self
@@ -256,13 +256,15 @@ class Dataset:
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])
         if tuple(labels) == self.labels:
             return self
-        unknown = [label for label in self.labels if label not in labels]
+        absent = self.absent_classes()
+        unknown = [label for label in self.labels if label not in labels and label not in absent]
         if unknown:
             raise InputError(
                 f"{self.source} has {'classes' if len(unknown) > 1 else 'a class'} that the system does not know: "
                 f"{few(unknown, 6)}; it knows {few(labels, 6)}"
             )
-        mapping = torch.tensor([tuple(labels).index(label) for label in self.labels])
+        # A class that nothing is of needs no index, and has none.
+        mapping = torch.tensor([tuple(labels).index(label) if label in labels else -1 for label in self.labels])
         return replace(self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping])
 
     def _item(self, index: int) -> int:

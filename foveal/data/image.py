@@ -78,6 +78,17 @@ def image_size(path: str | PathLike[str], *, upright: bool = True) -> tuple[int,
     return (width, height) if turned else (height, width)
 
 
+def image_orientation(path: str | PathLike[str]) -> int:
+    """The EXIF orientation of an image file, 1 to 8; 1 where it has none. Raises ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
+                return _orientation(image)
+    except Exception as error:  # from arbitrary bytes a decoder can raise anything
+        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
+
+
 def image_mode(path: str | PathLike[str]) -> str:
     """What the pixels of an image file are, from its header alone: colour, grey, palette, 16 bits, CMYK ..., and if it
     is transparent or of several frames. Raises ImageError."""

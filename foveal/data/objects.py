@@ -6,6 +6,7 @@ outside, or without area, is left out. What may mean anything is an error that n
 
 import contextlib
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from foveal.data.dataset import Dataset, ImageFiles, count_classes
 from foveal.data.files import Complaints
-from foveal.data.image import MAX_PIXELS, ImageError, image_size
+from foveal.data.image import ImageError, image_size
 from foveal.data.splits import complete_splits
 from foveal.errors import InputError
 from foveal.ops.masks import polygon_mask, rle_counts, rle_decode
@@ -26,6 +27,8 @@ from foveal.structures import Objects
 BACKWARDS = "boxes that end before they begin"
 CLIPPED, OUTSIDE, EMPTY = "stuck out of the image and were clipped", "lay outside it", "had no area"
 SLACK = 0.1  # pixels that a box may stick out by without a word: files round
+FAR = 0.1  # share of a side by which a box leaves its image that is not one drawn carelessly
+CERTAIN = 5  # boxes from which what all have in common is no chance
 
 Polygons = list[np.ndarray]  # each (P, 2) float32 corners x, y
 Segmentation = Polygons | str  # or a run-length code as COCO's text
@@ -70,7 +73,7 @@ class ObjectTable(Sequence[Objects]):
     """The objects of N images, M in all, in arrays that worker processes share; `table[i]` are those of image i.
 
     ends:      (N,) where the objects of each image end.
-    sizes:     (N, 2) height and width that the annotation gives each image; 0 where it gives none.
+    sizes:     (N, 2) height and width of each image; 0 where its file cannot be read and no annotation gives them.
     boxes:     (M, 4) float32 x1, y1, x2, y2.
     labels:    (M,) int32.
     crowd, ignored: (M,) bool; areas: (M,) float32; keypoints: (M, K, 3) float32. None where no object needs them.
@@ -144,14 +147,32 @@ def misplaced(complain: Complaints) -> int:
     return complain.mended[OUTSIDE] + complain.mended[CLIPPED] + complain.faults[BACKWARDS]
 
 
+class Choices:
+    """Counts of what was read in one of several ways, with the first case of each; `settle` notes them."""
+
+    def __init__(self) -> None:
+        self.counts, self.first = Counter[str](), dict[str, str]()
+
+    def __call__(self, kind: str, case: str, count: int = 1) -> None:
+        self.counts[kind] += count
+        self.first.setdefault(kind, case)
+
+    def settle(self, complain: Complaints) -> None:
+        for kind, count in self.counts.items():
+            complain.note(f"{kind}: {count}, first {self.first[kind]}")
+
+
 class ObjectRows:
     """Objects on their way into a table: `image`, then `add` for each of its objects, and so on; `dataset` at the end.
 
     complain: what is done about boxes that cannot be right.
+    choices:  what was read in one of several ways.
     """
 
     def __init__(self, complain: Complaints) -> None:
-        self.complain = complain
+        self.complain, self.choices = complain, Choices()
+        self._shares = self._fractions = self._otherwise = self._far = 0
+        self._first_share = self._first_far = ""
         self.paths: list[str] = []
         self.splits, self.ends, self.sizes = array("b"), array("q"), array("i")
         self.boxes, self.labels, self.areas = array("f"), array("i"), array("f")
@@ -160,13 +181,11 @@ class ObjectRows:
         self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
         self._size = (0, 0)
 
-    def image(self, root: Path, path: str, split: int, size: tuple[Any, Any] | None = None) -> tuple[int, int]:
-        """The next image, its path below the root, the code of its split, and its height and width as the annotation
-        says, if it says so sensibly. These, or what the file's header says; zeros where that cannot be read."""
-        self._size = (0, 0)
-        if size is not None and all(isinstance(side, int) and side > 0 for side in size):
-            self._size = size if size[0] * size[1] <= MAX_PIXELS else (0, 0)
-        if self._size == (0, 0):
+    def image(self, root: Path, path: str, split: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
+        """The next image, its path below the root, and the code of its split. size: its height and width, which are
+        read from its file by default; zeros where that cannot be read. Returns them."""
+        self._size = (0, 0) if size is None else size
+        if size is None:
             with contextlib.suppress(ImageError):  # the loader leaves the image out, and `check` names it
                 self._size = image_size(root / path)
         self.paths.append(path)
@@ -187,13 +206,24 @@ class ObjectRows:
         keypoints: np.ndarray | None = None,
         segmentation: Segmentation | None = None,
         otherwise: Sequence[float] | None = None,
+        written: Sequence[float] = (),
     ) -> None:
         """An object of the last image. where: file and annotation, for a person. otherwise: the box, if its numbers
-        were meant in the way that they are most often mistaken for."""
+        were meant in the way that they are most often mistaken for. written: the four numbers of the file, where they
+        count pixels."""
         before = misplaced(self.complain)
         kept = self._judged(where, box)
-        if misplaced(self.complain) > before and otherwise is not None and self._within(otherwise):
+        fits = otherwise is not None and self._within(otherwise)
+        self._otherwise += fits
+        if misplaced(self.complain) > before and fits:
             self.complain.otherwise += 1
+            if self._overshoot(box) > FAR:
+                self._far += 1
+                self._first_far = self._first_far or where
+        if written and all(0 <= value <= 1 for value in written) and written[2] and written[3]:
+            self._shares += 1
+            self._fractions += any(0 < value < 1 for value in written)
+            self._first_share = self._first_share or f"{where}: ({', '.join(f'{value:g}' for value in written)})"
         if kept is None:
             return
         x1, y1, x2, y2 = kept
@@ -216,6 +246,29 @@ class ObjectRows:
         """Whether it is a box inside its image."""
         (x1, y1, x2, y2), (height, width) = box, self._size
         return 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+
+    def _overshoot(self, box: Sequence[float]) -> float:
+        """By how much of a side a box leaves its image."""
+        (x1, y1, x2, y2), (height, width) = box, self._size
+        return max(-x1 / width, -y1 / height, x2 / width - 1, y2 / height - 1)
+
+    def _suspect(self) -> None:
+        """Complain of numbers that mean something else in all of the data."""
+        if 2 * self._shares > self.complain.boxes and self._fractions:
+            self.complain.fault(
+                "boxes in shares",
+                f"{self._first_share} lies between 0 and 1, as {self._shares} of {self.complain.boxes} boxes: write "
+                "pixels, not shares of the sides of the image",
+            )
+        elif self._shares:
+            self.choices("boxes within the first pixel, as if in shares of the image", self._first_share, self._shares)
+        if self._otherwise == self.complain.boxes >= CERTAIN and 4 * self._far >= self.complain.boxes:
+            self.complain.fault(
+                "boxes in corners",
+                f"{self._first_far}: the box leaves the image, as {misplaced(self.complain)} of {self.complain.boxes} "
+                "boxes, and all would fit with width and height in place of the second corner, or the reverse: write "
+                "them as the format has them",
+            )
 
     def _judged(self, where: str, box: Sequence[float]) -> tuple[float, float, float, float] | None:
         """The box within its image; None where there is nothing to keep."""
@@ -253,7 +306,9 @@ class ObjectRows:
     def dataset(self, source: str, root: Path, labels: Sequence[str], hints: dict[str, str] | None = None) -> Dataset:
         """The data set of all images, once the complaints are settled. areas are kept where a file tells more than the
         boxes do. Raises InputError."""
+        self._suspect()
         self.complain.settle(hints)
+        self.choices.settle(self.complain)
         if not self.paths:
             raise InputError(f"{source} has no images")
         if not labels:

@@ -82,10 +82,7 @@ def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
     else:
         close = "" if path.suffix or len(path.parts) > 1 else nearest(name, BUILT_IN).replace("known", "built in")
         raise InputError(f"there is no data at {name or repr(name)}{close}")
-    dataset = dataset if task is None else dataset.serving(task)
-    if dataset.task == "classify" and len(dataset.labels) == 1:
-        raise InputError(f"{name} has one class only, {dataset.labels[0]!r}; to classify takes two or more")
-    return dataset
+    return dataset if task is None else dataset.serving(task)
 
 
 def _from_layout(root: Path, complain: Complaints) -> Dataset:

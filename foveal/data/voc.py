@@ -4,22 +4,32 @@ In the files pixels are counted from 1 and a box includes its last one: (xmin, y
 (xmin - 1, ymin - 1, xmax, ymax) here. An object that is `difficult` is ignored.
 """
 
-import math
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
 from foveal.data.dataset import SPLITS, Dataset
 from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, subfolders
+from foveal.data.frames import Frame, Frames
 from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.named import plain
 from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
-from foveal.errors import InputError
+from foveal.data.values import decode
+from foveal.data.voc_xml import Annotation, Item, read_annotation
+from foveal.errors import InputError, few
 
-ANNOTATIONS = ("Annotations", "annotations")
-IMAGES = ("JPEGImages", "images", "Images")
+ANNOTATIONS = ("annotations", "labels", "xmls")  # in small letters
+IMAGES = ("jpegimages", "images", "data", "imgs")
+DEPTH = 2  # folders between the one that is passed and that of a year, as in VOCdevkit/VOC2012
+
+FROM_ZERO = "boxes that begin at pixel 0, while VOC counts from 1: this side stays, others are taken one lower"
+FROM_POLYGON = "boxes that are missing and taken from the polygon"
+BY_STEM = "images that their annotation calls otherwise and that are taken by the name of the XML file"
+STALE = "annotations that name the image of another annotation; the one with the name of the XML file is taken"
+NAMED = "annotations that name another image than the one with the name of the XML file; the one they name is taken"
 
 
 class _Entry(NamedTuple):
@@ -31,160 +41,240 @@ class _Entry(NamedTuple):
 
 
 def recognise(root: Path) -> bool:
-    """Whether there are XML files in a folder Annotations, beside the images, or so in folders of splits."""
-    return any(_first_xml(folder) for folder in (*_annotations(root), root, *_split_folders(root)))
+    """Whether there are XML files in a folder of annotations, or beside images, or so in folders of splits or years."""
+    return bool(_sets(root)) or any(_has_xml(folder) for folder in (root, *_split_folders(root)))
 
 
 def load(root: Path, complain: Complaints) -> Dataset:
-    """A folder with Annotations, JPEGImages and, if wanted, ImageSets/Main; or XML files beside the images, if wanted
-    in folders train, val and test. Images without an annotation file are left out. Raises InputError."""
-    rows, found = ObjectRows(complain), list(_entries(root, complain))
-    read = [(entry, tree) for entry in found if (tree := _parse(entry.file, complain)) is not None]
-    names = sorted({name for _, tree in read for name in _names(tree)}, key=natural)
+    """A folder with Annotations, JPEGImages and, if wanted, ImageSets/Main, or with several such folders, of years or
+    splits; or XML files beside the images, if wanted in folders train, val and test. Images without an annotation file
+    are left out. Raises InputError."""
+    rows, frames = ObjectRows(complain), Frames(root, complain)
+    entries = list(_entries(root, complain))
+    read = [(entry, found) for entry in entries if (found := read_annotation(entry.file, complain)) is not None]
+    names = sorted({item.name for _, found in read for item in found.items if item.name}, key=natural)
     place = {name: number for number, name in enumerate(names)}
+    images = _Images(rows)
     shown: dict[str, Path] = {}
-    stems: dict[Path, dict[str, str]] = {}
-    for entry, tree in read:
-        image = _image(entry, tree, stems)
+    kept: list[tuple[str, int, Annotation]] = []
+    for entry, found in read:
+        image = images.of(entry, found)
         if image is None:
-            looked = " or ".join(str(folder) for folder in entry.folders)
-            complain.fault("missing images", f"{entry.file}: its image is not in {looked}")
             continue
         path = os.path.relpath(image, root)
         if path in shown:
             complain.fault("images with two annotations", f"{entry.file}: {image} has one already, {shown[path]}")
             continue
         shown[path] = entry.file
-        rows.image(root, path, entry.split, (_side(tree, "height"), _side(tree, "width")))
-        for number, item in enumerate(tree.findall("object"), 1):
-            where = f"{entry.file}, object {number}"
-            name, box = _text(item, "name"), item.find("bndbox")
-            if not name or box is None:
-                complain.fault("objects without name or box", f"{where}: it has no {'bndbox' if name else 'name'}")
-                continue
-            x1, y1, x2, y2 = (_number(_text(box, side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-            rows.add(
-                where,
-                (x1 - 1, y1 - 1, x2, y2),
-                place[name],
-                ignored=_text(item, "difficult") == "1",
-                otherwise=(x1 - 1, y1 - 1, x1 - 1 + x2, y1 - 1 + y2),
-            )
+        kept.append((path, entry.split, found))
+        frames.add(path, str(entry.file), found.size, (item.box for item in found.items if item.box is not None))
+    frames.settle()
+    for path, split, found in kept:
+        if (frame := frames[path]) is not None:
+            rows.image(root, path, split, frame.size)
+            for item in found.items:
+                _add(rows, item, place, frame)
     return rows.dataset(str(root), root, names)
 
 
-def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
-    for annotations in _annotations(root):
-        if _first_xml(annotations):
-            folders = [root / name for name in IMAGES if (root / name).is_dir()] or [annotations, root]
-            splits = _image_sets(root, complain)
-            files = {file.stem: file for file in files_in(annotations, ".xml")}
-            for stem, split in (splits or dict.fromkeys(files, UNSPLIT)).items():
-                if stem in files:
-                    yield _Entry(files[stem], folders, split)
-                else:
-                    complain.fault("missing annotations", f"{annotations / stem}.xml is in ImageSets, but missing")
-            return
-    parts = [folder for folder in _split_folders(root) if _first_xml(folder)]
-    for folder in parts or [root]:
-        split = SPLITS.index(SPLIT_NAMES[folder.name.lower()]) if parts else UNSPLIT
-        beside = [folder, *(folder / name for name in IMAGES if (folder / name).is_dir())]
-        yield from (_Entry(file, beside, split) for file in files_in(folder, ".xml"))
+def _add(rows: ObjectRows, item: Item, place: dict[str, int], frame: Frame) -> None:
+    if not item.name or item.box is None:
+        missing = "bndbox" if item.name else "name"
+        rows.complain.fault("objects without name or box", f"{item.where}: it has no {missing}")
+        return
+    if not item.written:
+        rows.choices(FROM_POLYGON, item.where)
+    elif any(0 <= value < 1 for value in item.written[:2]):
+        rows.choices(FROM_ZERO, item.where)
+    x1, y1, x2, y2 = item.box
+    rows.add(
+        item.where,
+        frame.box(item.box),
+        place[item.name],
+        ignored=item.difficult,
+        otherwise=frame.box((x1, y1, x1 + x2, y1 + y2)),
+        written=item.written,
+    )
 
 
-def _image_sets(root: Path, complain: Complaints) -> dict[str, int]:
-    """name -> code of the split, by the lists train.txt, val.txt and test.txt; trainval.txt where the first two are not
-    there. Nothing where there are no lists."""
-    folder, found = root / "ImageSets" / "Main", dict[str, int]()
-    if not folder.is_dir():
-        return found
-    lists = {file.stem: file for file in files_in(folder, ".txt")}
-    if "train" not in lists and "val" not in lists and "trainval" in lists:
-        lists["train"] = lists["trainval"]
-    for split in SPLITS:
-        if split not in lists:
+class _Set(NamedTuple):
+    """A folder with one of annotations, and the code of its split."""
+
+    folder: Path
+    annotations: Path
+    split: int
+
+
+def _sets(root: Path, depth: int = DEPTH, split: int = UNSPLIT) -> list[_Set]:
+    folders = subfolders(root)
+    # Compared by name, since not every file system tells a capital from a small letter.
+    for folder in folders:
+        if folder.name.lower() in ANNOTATIONS and _has_xml(folder, nested=True):
+            return [_Set(root, folder, split)]
+    found: list[_Set] = []
+    for folder in folders if depth else []:
+        if folder.name.lower() not in SPLIT_NAMES and not folder.name.lower().startswith("voc"):
             continue
-        try:
-            lines = lists[split].read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {lists[split]}: {error}") from None
-        for number, line in enumerate(lines, 1):
-            name = line.split()[0] if line.split() else None
-            if name and found.setdefault(name, SPLITS.index(split)) != SPLITS.index(split):
-                before = SPLITS[found[name]]
-                complain.fault("names in two lists", f"{lists[split]}, line {number}: {name} is in {before}.txt too")
+        code = SPLITS.index(SPLIT_NAMES[folder.name.lower()]) if folder.name.lower() in SPLIT_NAMES else split
+        found += _sets(folder, depth - 1, code)
     return found
 
 
-def _image(entry: _Entry, tree: ElementTree.Element, stems: dict[Path, dict[str, str]]) -> Path | None:
-    """The image with the name of the annotation file, else the one that the annotation names.
+def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
+    sets = _sets(root)
+    for one in sets:
+        yield from _of_set(one, complain)
+    if sets:
+        return
+    parts = [folder for folder in _split_folders(root) if _has_xml(folder)]
+    for folder in parts or [root]:
+        split = SPLITS.index(SPLIT_NAMES[folder.name.lower()]) if parts else UNSPLIT
+        yield from (_Entry(file, [folder, *_image_folders(folder)], split) for file in files_in(folder, ".xml"))
 
-    The former goes first: what is written within is often what the image was called on another machine.
-    """
-    for folder in entry.folders:
-        if folder not in stems:
-            stems[folder] = {path.stem: path.name for path in files_in(folder, *IMAGE_SUFFIXES)}
-        if entry.file.stem in stems[folder]:
-            return folder / stems[folder][entry.file.stem]
-    name = os.path.basename(_text(tree, "filename").replace("\\", "/"))
-    for folder in entry.folders:
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and os.path.isfile(folder / name):
-            return folder / name
+
+def _of_set(one: _Set, complain: Complaints) -> Iterator[_Entry]:
+    """The annotations of a set that its lists name, or all of them where it has none."""
+    files = {file.relative_to(one.annotations).with_suffix("").as_posix(): file for file in _xml_below(one.annotations)}
+    parents = _image_folders(one.folder) or [one.annotations, one.folder]
+
+    def entry(name: str, split: int) -> _Entry:
+        inner = Path(name).parent
+        folders = dict.fromkeys(folder for parent in parents for folder in (parent / inner, parent))
+        return _Entry(files[name], [folder for folder in folders if folder.is_dir()], split)
+
+    lists = _image_sets(one.folder, complain) if one.split == UNSPLIT else []
+    listed: dict[str, str] = {}
+    for line, split, where in lists:
+        name = _listed(line, files)
+        if name is None:
+            complain.fault("missing annotations", f"{where}: {one.annotations / line}.xml is in ImageSets, but missing")
+        elif name not in listed:
+            listed[name] = split
+            yield entry(name, SPLITS.index(split))
+        elif listed[name] != split:
+            complain.fault("names in two lists", f"{where}: {line} is in {listed[name]}.txt too")
+    for name in files if not lists else ():
+        # Annotations/train/a.xml
+        inner = SPLIT_NAMES.get(name.partition("/")[0].lower()) if "/" in name else None
+        yield entry(name, one.split if inner is None else SPLITS.index(inner))
+    if lists and (left := [name for name in files if name not in listed]):
+        complain.note(f"annotations that are in no list of ImageSets are left out: {len(left)}, first {files[left[0]]}")
+
+
+def _image_sets(root: Path, complain: Complaints) -> list[tuple[str, str, str]]:
+    """(line, split, file and line for a person) of the lists train, val and test; of trainval where the first two are
+    not there. Lists of other names, as of one class, are none of splits."""
+    folder = next((one for one in (root / "ImageSets" / "Main", root / "ImageSets") if one.is_dir()), None)
+    files = {} if folder is None else {file.stem.lower(): file for file in files_in(folder, ".txt")}
+    lists = {SPLIT_NAMES[name]: file for name, file in files.items() if name in SPLIT_NAMES}
+    if "train" not in lists and "val" not in lists and "trainval" in files:
+        lists["train"] = files["trainval"]
+    if files and not lists:
+        complain.note(f"{folder} has no list train, val or test: the content of each image decides its split")
+    found = []
+    for split in (split for split in SPLITS if split in lists):
+        file = lists[split]
+        try:
+            lines = decode(file.read_bytes())[0].splitlines()
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
+        except ValueError as error:
+            raise InputError(f"cannot read {file}: {error}") from None
+        found += [(line.strip(), split, f"{file}, line {place}") for place, line in enumerate(lines, 1) if line.strip()]
+    return found
+
+
+def _listed(line: str, files: dict[str, Path]) -> str | None:
+    """Which of the annotations a line of a list names: by its path or name, with or without a suffix, with or without
+    the 1 or -1 that says whether it shows a class."""
+    for text in (line, re.sub(r"\s+[-+]?[01]$", "", line)):
+        path = Path(plain(text))
+        suffixed = path.suffix.lower() in {*IMAGE_SUFFIXES, ".xml"}
+        name = (path.with_suffix("") if suffixed else path).as_posix()
+        if name in files:
+            return name
+        parts = name.split("/")
+        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        if found := next((tail for tail in tails if tail in files), None):
+            return found
+        same = [other for other in files if other.rpartition("/")[2] == parts[-1]]
+        if len(same) == 1:
+            return same[0]
     return None
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses what could define entities, which grow when they are read."""
+class _Images:
+    """Finds the image of an annotation: the one that it names, filename before path; else the one of its own name."""
 
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise InputError("it has a DTD, which no annotation needs")
+    def __init__(self, rows: ObjectRows) -> None:
+        self.rows = rows
+        self._stems: dict[Path, dict[str, list[str]]] = {}
+
+    def of(self, entry: _Entry, found: Annotation) -> Path | None:
+        """None, and a fault, where there is none or it may be several."""
+        stem, case = entry.file.stem, str(entry.file)
+        named, own = self._named(entry, found), self._own(entry)
+        if named is not None and (named.stem == stem or not own):
+            return named
+        if named is not None and not (entry.file.parent / f"{named.stem}.xml").is_file():
+            self.rows.choices(NAMED, f"{case} with {named.name}")
+            return named
+        if len(own) == 1:
+            name = plain(found.names[0]).rpartition("/")[2] if found.names else stem
+            if named is not None:
+                self.rows.choices(STALE, f"{case} with {named.name}")
+            elif name not in (stem, own[0].name):
+                self.rows.choices(BY_STEM, f"{case} with {name}")
+            return own[0]
+        if own:
+            text = f"{entry.file}: {few([str(path) for path in own])} have its name, and it names none of them"
+            self.rows.complain.fault("annotations of several images", text)
+        else:
+            looked = " or ".join(str(folder) for folder in entry.folders)
+            self.rows.complain.fault("missing images", f"{entry.file}: its image is not in {looked}")
+        return None
+
+    def _named(self, entry: _Entry, found: Annotation) -> Path | None:
+        for name in found.names:
+            texts = (os.path.basename(name.replace("\\", "/")), plain(name), plain(name).rpartition("/")[2])
+            for folder in entry.folders:
+                for text in dict.fromkeys(texts):
+                    suffix = os.path.splitext(text)[1].lower()
+                    if suffix in IMAGE_SUFFIXES and os.path.isfile(folder / text):
+                        return folder / text
+        return None
+
+    def _own(self, entry: _Entry) -> list[Path]:
+        """The images with the name of the annotation file, in the first folder that has some."""
+        for folder in entry.folders:
+            if folder not in self._stems:
+                self._stems[folder] = {}
+                for path in files_in(folder, *IMAGE_SUFFIXES):
+                    self._stems[folder].setdefault(path.stem, []).append(path.name)
+            if names := self._stems[folder].get(entry.file.stem):
+                return [folder / name for name in names]
+        return []
 
 
-def _parse(file: Path, complain: Complaints) -> ElementTree.Element | None:
-    try:
-        return ElementTree.parse(file, ElementTree.XMLParser(target=_NoDoctype())).getroot()
-    except OSError as error:
-        reason = error.strerror
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # InputError is a ValueError
-        reason = str(error)
-    complain.fault("unreadable annotations", f"cannot read {file}: {reason}")
-    return None
-
-
-def _names(tree: ElementTree.Element) -> Iterator[str]:
-    return (name for item in tree.findall("object") if (name := _text(item, "name")))
-
-
-def _text(element: ElementTree.Element, path: str) -> str:
-    return (element.findtext(path) or "").strip()
-
-
-def _number(text: str) -> float:
-    """NaN for what is no number."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _side(tree: ElementTree.Element, name: str) -> int:
-    """Pixels of a side; 0 where the file does not say."""
-    value = _number(_text(tree, f"size/{name}"))
-    return int(value) if math.isfinite(value) else 0
-
-
-def _annotations(root: Path) -> list[Path]:
-    # Compared by name, since not every file system tells a capital from a small letter.
-    return [folder for folder in subfolders(root) if folder.name in ANNOTATIONS]
+def _image_folders(root: Path) -> list[Path]:
+    return [folder for folder in subfolders(root) if folder.name.lower() in IMAGES]
 
 
 def _split_folders(root: Path) -> list[Path]:
     return [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_NAMES]
 
 
-def _first_xml(folder: Path) -> bool:
+def _xml_below(folder: Path) -> list[Path]:
+    """The XML files anywhere below a folder, sorted."""
+    return [*files_in(folder, ".xml"), *(file for inner in subfolders(folder) for file in _xml_below(inner))]
+
+
+def _has_xml(folder: Path, nested: bool = False) -> bool:
+    """Whether a folder, or any below it, has an XML file in it."""
     try:
         with os.scandir(folder) as entries:
-            return any(entry.name.lower().endswith(".xml") and entry.name[0] != "." for entry in entries)
+            if any(entry.name.lower().endswith(".xml") and entry.name[0] != "." for entry in entries):
+                return True
     except OSError as error:
         raise InputError(f"cannot read the folder {folder}: {error.strerror}") from None
+    return nested and any(_has_xml(inner, nested) for inner in subfolders(folder))

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from torch import Tensor
 
-from foveal.data.coco import read_categories, read_document
+from foveal.data.coco_json import read_categories, read_document
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.image import image_size, write_image
 from foveal.data.objects import ObjectTable, Segmentation

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from foveal.data.check_classify import only_class
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
@@ -77,7 +78,10 @@ def check_processes(system: System, config: TrainConfig, ranks: Ranks) -> None:
 
 
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
-    """The train and the val view, in the class order of the system; no val view where the data has none."""
+    """The train and the val view, in the class order of the system; no val view where the data has none. Raises
+    InputError for data or settings that do not fit."""
+    if one := only_class(dataset):
+        raise InputError(one)
     dataset = suited(system, dataset)
     if dataset.split is not None:
         train_set, val_set = dataset, None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,17 @@ def test_evaluate_leaves_a_damaged_image_out(
     assert f"left out, as it cannot be read: cannot read {broken}" in works(*words).out
     broken.unlink()
     assert works(*words, "--json").document()["metrics"] == document["metrics"]
+
+
+def test_evaluate_on_one_class(
+    works: Callable[..., Answer], shared_images: Path, shared_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(shared_images / "zero", tmp_path / "test" / "zero")
+    measured = works("evaluate", shared_run, "--data", tmp_path, "--json").document()
+    predicted = works("predict", shared_run, tmp_path / "test" / "zero", "--json").document()["predictions"]
+    right = [row["label"] == "zero" for row in predicted]
+    assert measured["images"] == len(right)
+    assert measured["metrics"]["accuracy"] == pytest.approx(sum(right) / len(right))
 
 
 def test_classes_that_the_run_does_not_know(fails: Callable[..., str], images: Path, shared_run: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,12 @@ def test_good_data_has_no_faults(folder: Path) -> None:
     assert found.faults == 0
     assert found.counts["test"] == {"2": 10, "7": 10}
     assert sum(found.counts["train"].values()) + sum(found.counts["val"].values()) == 60
+
+
+def test_one_class_alone(folder: Path) -> None:
+    for split in ("train", "test"):
+        shutil.rmtree(folder / split / "7")
+    assert findings(folder).layout == [f"{folder} has one class only, '2'; to classify takes two or more"]
 
 
 def test_unreadable_images_are_named(folder: Path) -> None:

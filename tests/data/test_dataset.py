@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_relabel_names_what_is_unknown(dataset: Dataset) -> None:
         dataset.relabel(("dog", "cat"))
     with pytest.raises(InputError, match="classes that the system does not know: cat, dog, owl"):
         dataset.relabel(("x",))
+
+
+def test_relabel_passes_over_classes_that_nothing_is_of(dataset: Dataset) -> None:
+    without = [index for index in range(len(dataset)) if classes(dataset)[index] != "owl"]
+    view = replace(dataset, items=np.array(without))
+    changed = view.relabel(("bee", "dog", "cat"))
+    assert classes(changed) == classes(view)
+    assert changed.class_counts()["bee"] == 0
+    assert sum(changed.class_counts().values()) == len(without)
+    with pytest.raises(InputError, match="does not know: cat"):
+        view.relabel(("dog",))
 
 
 def test_files_are_read_by_path(tmp_path: Path) -> None:
