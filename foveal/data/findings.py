@@ -9,7 +9,7 @@ import numpy as np
 
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.files import Complaints
-from foveal.data.image import ImageError, image_mode
+from foveal.data.image import ImageError, image_traits
 from foveal.data.splits import content_position
 from foveal.system import resize
 
@@ -154,7 +154,7 @@ def _look(dataset: Dataset, index: int) -> "_Seen | str":
     try:
         image = dataset.image(index)
         content = content_position(dataset.content(index))
-        mode = image_mode(dataset.name(index)) if isinstance(dataset.images, ImageFiles) else "colour"
+        mode = image_traits(dataset.name(index)).mode if isinstance(dataset.images, ImageFiles) else "colour"
     except (ImageError, OSError) as error:
         return str(error)
     small = resize(image.contiguous(), (THUMBNAIL, THUMBNAIL)).numpy()
