@@ -71,7 +71,7 @@ class ImageError(InputError):
 class Traits:
     """Properties of an image file that its decoded pixels do not show.
 
-    mode:   what its pixels are: colour, grey, palette, 16 bits, CMYK ..., and if it is transparent or has several frames.
+    mode:   what its pixels are: colour, grey, palette, 16 bits, CMYK ...; transparent, of several frames.
     peak:   the largest value in a file with 16 bits a channel, as it is stored; None for other files.
     defect: what the file lacks although every pixel is there; empty where it lacks nothing.
     """
@@ -86,8 +86,8 @@ def read_image(source: str | PathLike[str] | bytes) -> Tensor:
 
     Read are JPEG, PNG, WebP, BMP, TIFF, GIF, ICO, PNM, and TGA by its suffix; AVIF, JPEG 2000 and HEIF where Pillow has
     the decoder. EXIF orientation is applied (XMP's is not, as in browsers), transparency laid over white, the first
-    frame taken of many, of 16 bits the upper 8. In memory the channels of a pixel lie together, from which torch resizes
-    uint8 images about three times as fast.
+    frame taken of many, of 16 bits the upper 8. In memory the channels of a pixel lie together, from which torch
+    resizes uint8 images about three times as fast.
 
     Raises ImageError for whatever does not decode, and for more than MAX_PIXELS before any pixel is decoded.
     """
@@ -246,7 +246,7 @@ def _peak(image: Image.Image) -> int | None:
     """The largest value of an image with 16 bits a channel, before anything is inverted; of colour, of which Pillow
     decodes the upper 8 bits, the largest that it can be."""
     # Some of Pillow's names of 5 or 6 bits a channel, in BMP, end in 16 too.
-    deep = image.format in ("PNG", "TIFF", "PPM") and ";16" in str(image.tile)
+    deep = image.format in ("PNG", "TIFF", "PPM") and ";16" in str(getattr(image, "tile", ""))
     if not deep or image.mode in ("F", "CMYK"):
         return None
     image.load()
