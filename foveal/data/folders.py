@@ -20,7 +20,8 @@ from foveal.errors import InputError, few
 
 Parents = dict[str | None, Path]  # split, None where nothing names one -> the folder that has the folders of classes
 
-UNLABELLED = {"_unlabeled", "pred", "seg_pred", "predict", "unlabeled", "unlabelled"}  # FiftyOne's and Kaggle's names
+NO_CLASS = {"_unlabeled", "no_label"}  # where FiftyOne and Datumaro put the images without a class
+UNLABELLED = NO_CLASS | {"pred", "seg_pred", "predict", "unlabeled", "unlabelled"}  # beside folders of splits
 PICTURES = {"images", "image", "imgs", "img", "jpegimages", "rgb", "photos"}
 MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentationclass", "gt"}
 MASKS |= {"segmentations", "segmentationobject", "ground_truth", "groundtruth"}
@@ -168,12 +169,12 @@ def _is_flat(folder: Path) -> bool:
 
 
 def _classes(parent: Path, complain: Complaints) -> list[Path]:
-    """Folders of classes, without that in which FiftyOne puts images that have none."""
+    """The folders of classes."""
     folders = subfolders(parent, complain)
     for folder in folders:
-        if folder.name == "_unlabeled":
+        if folder.name in NO_CLASS:
             complain.note(f"left out, as its images have no class: {folder}")
-    return [folder for folder in folders if folder.name != "_unlabeled"]
+    return [folder for folder in folders if folder.name not in NO_CLASS]
 
 
 def _note_loose(root: Path, parents: Parents, complain: Complaints) -> None:
