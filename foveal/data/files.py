@@ -1,10 +1,11 @@
 """What the readers of all layouts share: folders, the names of splits, and what is done about what is wrong."""
 
+import contextlib
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SPLIT_NAMES = {
 }
 # Words that the name of a folder may have beside that of its split: training_set, seg_train, val_images.
 BESIDE_SPLITS = {"set", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "split", "seg"}
+ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
 # Folders of operating systems, network drives and editors, in lower case; their images are previews and copies.
 _CLUTTER = """@eadir __macosx .ipynb_checkpoints .thumbnails .thumbs .appledouble .trash .trashes .spotlight-v100
     .fseventsd $recycle.bin #recycle @recycle lost+found __pycache__"""
@@ -137,23 +139,27 @@ def _words(text: str) -> list[str]:
     return re.findall("[a-z]+", joined.sub(r"\1 \2", text.lower()))
 
 
-def report_alike(source: str, names: Iterable[str], complain: Complaints) -> None:
+def report_alike(source: str, names: Sequence[str], complain: Complaints) -> None:
     """Report classes whose names differ only in letter case, Unicode form, blanks or trailing dots: they are one class
-    that was written in two ways, or nobody can tell them apart. Single letters are names of their own: A and a."""
+    that was written in two ways, or nobody can tell them apart. The letters of an alphabet differ: A and a."""
+    letters = {name for name in names if len(name) == 1 and name.isalpha()}
     groups: dict[str, list[str]] = {}
     for name in names:
         form = unicodedata.normalize("NFC", name)
-        key = form if len(form) == 1 else re.sub(r"\s|\.+\s*$", "", form.casefold())
-        groups.setdefault(key or name, []).append(name)
+        if name in letters and len(letters) > ALPHABET:
+            key = name
+        else:  # blanks between two digits keep 1 1 and 11 apart
+            key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(r"[\s.]+$", "", form.casefold())) or name
+        groups.setdefault(key, []).append(name)
     for group in groups.values():
         if len(group) > 1:
             same = len({unicodedata.normalize("NFC", name) for name in group}) < len(group)
             shown = " and ".join(ascii(name) if same else repr(name) for name in group)
-            text = f"{source}: the classes {shown} differ only in how the name is written; merge them under one name"
+            text = f"the classes {shown} differ only in how the name is written; merge them under one name"
             if complain.collected is None:
-                complain.note(text.removeprefix(f"{source}: "))
+                complain.note(text)
             else:
-                complain.collected.append(text)
+                complain.collected.append(f"{source}: {text}")
 
 
 def subfolders(parent: Path, complain: Complaints | None = None) -> list[Path]:
@@ -189,6 +195,12 @@ def image_files(
 
 
 def has_images(folder: Path) -> bool:
+    """Whether `image_files` has any; fast where the name of one in the folder itself shows it."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if suffix in IMAGE_SUFFIXES and entry.name[0] != "." and not entry.is_dir():
+                return True
     return next(_images(folder, "", frozenset(), Complaints([]), deep=True), None) is not None
 
 

@@ -1,6 +1,7 @@
 """A folder for each class, with or without folders of splits above them."""
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from foveal.data import table
@@ -152,7 +153,7 @@ def _unwrapped(parents: Parents, complain: Complaints) -> Parents:
     """Without a folder that each split has between it and its classes, as in training_set/training_set/cats."""
     found: Parents = {}
     for split, parent in parents.items():
-        inner = [folder for folder in subfolders(parent) if has_images(folder)]
+        inner = list(islice(filter(has_images, subfolders(parent)), 2))
         if len(inner) == 1 and not _is_flat(inner[0]) and not image_files(parent, deep=False):
             found[split] = inner[0]
     alone = {split for split, inner in found.items() if split_folder(inner.name) == split}

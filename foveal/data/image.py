@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -133,11 +134,11 @@ def _header(path: str | PathLike[str]) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             try:
-                image = Image.open(path, formats=_formats(os.fspath(path)))
+                image = _open(path, _formats(os.fspath(path)))
             except (UnidentifiedImageError, ValueError):  # a damaged or an oversized note
                 if (mended := mend(Path(path).read_bytes())) is None:
                     raise
-                image = Image.open(io.BytesIO(mended), formats=_formats(os.fspath(path)))
+                image = _open(io.BytesIO(mended), _formats(os.fspath(path)))
             with image:
                 yield image
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
@@ -187,6 +188,18 @@ def _recognised() -> tuple[str, ...]:
     return tuple(name for name in names if name != "TGA" and name in Image.OPEN)
 
 
+def _open(file: str | PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+    """Pillow's image of a file, of which the header alone is read."""
+    image: Any = Image.open(file, formats=formats)
+    if image.format == "TIFF" and image.tag_v2.get(BITS, ())[:1] == (16,):
+        # Planes of 16-bit colour without compression, of which Pillow reads the first half as if they had 8 bits.
+        order = "L" if image.tag_v2.prefix == b"II" else "B"
+        if image.tile and all(tile[0] == "raw" and tile[3][0] in ("R", "G", "B", "A") for tile in image.tile):
+            make = getattr(type(image.tile[0]), "_make", tuple)  # named since Pillow 11
+            image.tile = [make((*tile[:3], (f"{tile[3][0]};16{order}", *tile[3][1:]))) for tile in image.tile]
+    return image
+
+
 def _decode(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     """The bytes of a file as (H, W, 3) uint8."""
     if not data:
@@ -203,7 +216,7 @@ def _decode(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
 
 def _pixels(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     """(H, W, 3) uint8 of a file without defects."""
-    image = Image.open(io.BytesIO(data), formats=formats)  # reads the header only
+    image = _open(io.BytesIO(data), formats)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that an image may have")
@@ -253,6 +266,7 @@ def _peak(image: Image.Image) -> int | None:
     values = np.asarray(image)
     if image.mode.startswith("I"):
         return int(values.max())
+    # Alpha may be full in files whose colour is not.
     colour = values[..., :1] if image.mode == "LA" else values[..., :3]
     return int(colour.max()) * 256 + 255
 

@@ -234,9 +234,14 @@ def test_classes_that_differ_in_writing_alone(
     assert main(["check", str(tmp_path)]) == 2
 
 
-def test_letters_are_classes_of_their_own(tmp_path: Path, capsys: Capture) -> None:
-    write(tmp_path, *many("A", "a", "cat", "cats", "."))
+def test_letters_of_an_alphabet_are_classes_of_their_own(tmp_path: Path, capsys: Capture) -> None:
+    write(tmp_path, *many(*"ABCDEFGabcdefg", "cat", "cats", "11", "1 1", count=1))
     assert "differ" not in notes(tmp_path, capsys)[1]
+
+
+def test_yes_and_no_are_no_alphabet(tmp_path: Path, capsys: Capture) -> None:
+    write(tmp_path, *many(*"yYnN"))
+    assert notes(tmp_path, capsys)[1].count("differ only in how") == 2
 
 
 def test_labels_of_a_table_and_of_objects_too(tmp_path: Path, capsys: Capture) -> None:

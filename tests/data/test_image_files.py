@@ -84,6 +84,23 @@ def test_16_bit_colour_tiff(order, channels):
     np.testing.assert_array_equal(read(tiff(deep, order)), deep[..., :3] >> 8)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_a_plane_for_each_channel(tmp_path, order, kind, channels):
+    values = RNG.integers(0, np.iinfo(kind).max, (HEIGHT, WIDTH, channels), kind)
+    if channels == 4:
+        values[..., 3] = np.iinfo(kind).max
+    file = io.BytesIO()
+    planes = np.ascontiguousarray(values.transpose(2, 0, 1))
+    extra = {"extrasamples": ["unassalpha"]} if channels == 4 else {}
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(file, planes, photometric="rgb", planarconfig="separate", byteorder=order, **extra)
+    np.testing.assert_array_equal(read(file.getvalue()), values[..., :3] >> (8 * values.itemsize - 8))
+    (tmp_path / "a.tif").write_bytes(file.getvalue())
+    assert image_traits(tmp_path / "a.tif").peak == (None if kind == np.uint8 else int(values.max()) // 256 * 256 + 255)
+
+
 def test_12_bit_tiff_has_its_own_white():
     values = RNG.integers(0, 2**12, (HEIGHT, WIDTH), np.uint16)
     pairs = values.reshape(HEIGHT, -1, 2).astype(np.uint32)
