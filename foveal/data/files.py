@@ -106,6 +106,12 @@ class Complaints:
         name = os.path.basename(path)
         self.others.setdefault(os.path.splitext(name)[1].lower() or name, Tally()).add(path)
 
+    def unread(self) -> str:
+        """The pictures in formats that are not read; empty where there are none."""
+        pictures = {suffix: tally for suffix, tally in self.others.items() if suffix in PICTURES}
+        shown = few([f"{tally.count} {suffix}, as {tally.first}" for suffix, tally in pictures.items()])
+        return shown + ("; the package pillow-heif reads HEIF" if HEIF & pictures.keys() else "")
+
     def files(self) -> list[str]:
         """Notes on the files that were left out, and on those that were read in spite of their names."""
         notes = []
@@ -115,10 +121,8 @@ class Complaints:
             notes.append(f"left out, as files of the system or hidden: {shown}")
         if self.unnamed.count:
             notes.append(f"read, as images by content though not by suffix: {self.unnamed}")
-        if pictures := {suffix: tally for suffix, tally in self.others.items() if suffix in PICTURES}:
-            shown = few([f"{tally.count} {suffix}, as {tally.first}" for suffix, tally in pictures.items()])
-            hint = "; the package pillow-heif reads HEIF" if HEIF & pictures.keys() else ""
-            notes.append(f"left out, as pictures of formats that are not read: {shown}{hint}")
+        if unread := self.unread():
+            notes.append(f"left out, as pictures of formats that are not read: {unread}")
         return notes
 
 
@@ -227,7 +231,7 @@ def _images(
                 yield from _images(folder / entry.name, f"{prefix}{entry.name}/", above | {identity}, complain, deep)
         elif suffix in IMAGE_SUFFIXES:
             yield prefix + entry.name
-        elif suffix not in unlike and suffix not in PICTURES and _begins_as_image(entry.path, suffix):
+        elif (suffix in PICTURES or suffix not in unlike) and _begins_as_image(entry.path, suffix):
             complain.unnamed.add(entry.path)
             yield prefix + entry.name
         else:

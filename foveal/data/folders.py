@@ -53,15 +53,15 @@ def from_folder(root: Path, complain: Complaints | None = None) -> Dataset:
     if not rows.labels:
         raise InputError(
             f"{root} has no images in the folders of its classes ({', '.join(sorted(FORMATS))} ...); "
-            f"images belong in one folder for each class{_tables(root)}"
+            f"images belong in one folder for each class{_tables(root)}{_unread(complain)}"
         )
     if unused := [parent for split, parent in parents.items() if split_code(split) not in rows.splits]:
         each = [f"{parent} has no images in folders of classes; add some or remove it" for parent in unused]
         complain(each[0], each)
     names = {folder.name for inside in classes.values() for folder in inside}
     if empty := sorted(names - set(rows.labels)):
-        text = f"{root}: no images in the folder of class {{}}; add some or remove it"
-        complain(text.format(", ".join(empty[:5])), map(text.format, empty))
+        start, end = f"{root}: no images in the folder of class ", "; add some or remove it"
+        complain(start + ", ".join(empty[:5]) + end + _unread(complain), [start + name + end for name in empty])
     return labelled(str(root), rows)
 
 
@@ -116,6 +116,12 @@ def _tables(root: Path) -> str:
     """The end of an error, where a folder has tables that may name the classes."""
     files = [file.name for file in files_in(root, ".csv", ".tsv")]
     return f"; if {few(files)} names them, pass that file" if files else ""
+
+
+def _unread(complain: Complaints) -> str:
+    """The end of an error about missing images, where there are some that are not read."""
+    unread = complain.unread()
+    return f"; not read: {unread}" if unread else ""
 
 
 def _parents(root: Path, folders: list[Path], complain: Complaints) -> Parents:

@@ -300,7 +300,7 @@ def _reason(error: Exception, data: bytes = b"") -> str:
             return "it is a HEIF image; install the package pillow-heif, or save it as JPEG"
         if data[:4] in (b"II*\0", b"MM\0*"):
             return "it is a TIFF image whose kind of pixels Pillow does not decode; save it as 8-bit grey or RGB"
-        return "it is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000, PNM or ICO image"
+        return "it is not a JPEG, PNG or another image that foveal reads"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than the {MAX_PIXELS} pixels that an image may have"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

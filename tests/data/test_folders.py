@@ -186,6 +186,21 @@ def test_pictures_that_are_not_read_are_counted(tmp_path: Path, capsys: Capture)
     assert any("2 .nef" in note for note in check_source(tmp_path).notes)
 
 
+def test_a_class_of_pictures_that_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, *many("{a}", "b"))
+    for path in (tmp_path / "b").iterdir():
+        path.write_bytes(b"MM\0*")
+        path.rename(path.with_suffix(".NEF"))
+    error(tmp_path, "no images in the folder of class b", f"not read: 4 .nef, as {tmp_path}/b/0.NEF")
+
+
+def test_a_telephone_calls_a_jpeg_heic(tmp_path: Path) -> None:
+    write(tmp_path, *many("a", "b"))
+    for path in (tmp_path / "b").iterdir():
+        path.rename(path.with_suffix(".HEIC"))
+    assert load_dataset(tmp_path).class_counts() == {"a": 4, "b": 4}
+
+
 def test_clutter_of_systems_is_left_out(tmp_path: Path, capsys: Capture) -> None:
     write(tmp_path, *many("a", "b"), "@eaDir/a/1.png", "a/@eaDir/0.png/SYNOFILE_THUMB_M.jpg", "__MACOSX/a/._0.png")
     write(tmp_path, "a/.ipynb_checkpoints/0-checkpoint.png", "b/.thumbnails/0.png", "b/._0.png")

@@ -227,7 +227,7 @@ def test_grey_maps_of_any_white():
 def test_bytes_like_those_of_tga_are_an_image_by_their_suffix_alone(tmp_path):
     data = encode(Image.fromarray(COLOUR), "TGA")
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(ImageError, match="not a JPEG"):
+    with pytest.raises(ImageError, match="not a JPEG, PNG"):
         read_image(tmp_path / "a.jpg")
 
 
