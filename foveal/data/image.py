@@ -136,7 +136,7 @@ def _header(path: str | PathLike[str]) -> Iterator[Image.Image]:
             try:
                 image = _open(path, _formats(os.fspath(path)))
             except (UnidentifiedImageError, ValueError):  # a damaged or an oversized note
-                if (mended := mend(Path(path).read_bytes())) is None:
+                if (mended := mend(Path(path).read_bytes(), MAX_PIXELS)) is None:
                     raise
                 image = _open(io.BytesIO(mended), _formats(os.fspath(path)))
             with image:
@@ -209,7 +209,7 @@ def _decode(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     except (ImageError, Image.DecompressionBombError):
         raise
     except Exception:
-        if (mended := mend(data)) is None:
+        if (mended := mend(data, MAX_PIXELS)) is None:
             raise
     return _pixels(mended, formats)
 

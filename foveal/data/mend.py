@@ -25,10 +25,11 @@ def defect(data: bytes) -> str:
     return "an oversized note" if any(_oversized(kind, chunk[8:-4]) for kind, chunk, _ in chunks) else ""
 
 
-def mend(data: bytes) -> bytes | None:
-    """The file without its defect; None where it has another one, or lacks pixels."""
+def mend(data: bytes, max_pixels: int) -> bytes | None:
+    """The file without its defect; None where it has another one, or lacks pixels, or may have more than so many."""
     if data.startswith(b"\xff\xd8"):
-        return next(filter(_is_whole, (_ended(data), _ended(data.rstrip(b"\0")))), None)
+        candidates = (_ended(data), _ended(data.rstrip(b"\0")))
+        return next((jpeg for jpeg in candidates if _is_whole(jpeg, max_pixels)), None)
     if data.startswith(PNG):
         kept = [_with_checksum(chunk) if kind == b"eXIf" else chunk for kind, chunk, _ in _chunks(data) if kind in KEPT]
         return PNG + b"".join(kept)
@@ -39,10 +40,12 @@ def _ended(jpeg: bytes) -> bytes:
     return jpeg + (b"\xd9" if jpeg.endswith(b"\xff") else b"\xff\xd9")
 
 
-def _is_whole(jpeg: bytes) -> bool:
+def _is_whole(jpeg: bytes, max_pixels: int) -> bool:
     """Whether every pixel is there: libjpeg invents those that are not, and simplejpeg reports that as an error."""
     try:
-        space = simplejpeg.decode_jpeg_header(jpeg)[2]
+        height, width, space, _ = simplejpeg.decode_jpeg_header(jpeg)
+        if height * width > max_pixels:
+            return False
         simplejpeg.decode_jpeg(jpeg, "CMYK" if space in ("CMYK", "YCCK") else "GRAY")
     except ValueError:
         return False

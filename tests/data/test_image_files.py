@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from foveal.data.image import IMAGE_SUFFIXES, ImageError, image_size, image_traits, read_image
+from foveal.data.mend import mend
 
 RNG = np.random.default_rng(7)
 HEIGHT, WIDTH = 18, 26
@@ -249,6 +250,12 @@ def test_a_jpeg_without_its_end_marker(tmp_path, mode, progressive, cut, more):
     np.testing.assert_array_equal(read(data[:-cut] + more), read(data))
     assert image_traits(tmp_path / "whole.jpg").defect == ""
     assert image_traits(tmp_path / "short.jpg").defect == "no end marker"
+
+
+def test_a_jpeg_with_too_many_pixels_is_not_mended():
+    data = encode(Image.fromarray(COLOUR), "JPEG")[:-2]
+    assert mend(data, HEIGHT * WIDTH) is not None
+    assert mend(data, HEIGHT * WIDTH - 1) is None
 
 
 def test_bytes_behind_the_end_marker_are_no_defect(tmp_path):
