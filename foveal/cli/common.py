@@ -99,7 +99,10 @@ def image_files(names: tuple[str, ...]) -> list[Path]:
     files = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = folders.image_files(path)
+            complain = folders.Complaints()
+            inside = folders.image_files(path, None, complain)
+            for note in complain.files():
+                print(f"foveal: {path}: {one_line(note)}", file=sys.stderr)
             if not inside:
                 raise InputError(f"{path} has no images in it")
             files += [path / name for name in inside]

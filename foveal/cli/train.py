@@ -32,7 +32,8 @@ class Options:
     """
 
     data: str
-    """A built-in set (digits, scenes), a folder of class folders, or a CSV file with columns path, label[, split]."""
+    """A built-in set (digits, scenes), a folder of class folders, a CSV file with columns path, label[, split], or data
+    to detect in the layout of COCO, VOC or YOLO."""
     weights: str | None = None
     """Published weights, or a run, to start from."""
     match: Matching = "names"

@@ -1,5 +1,6 @@
 """A data set: images, targets, class names and splits, held as flat arrays that worker processes share."""
 
+import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -53,6 +54,10 @@ class ImageFiles:
 
     def name(self, index: int) -> str:
         return str(self.root / self._path(index))
+
+    def digest(self, index: int) -> bytes:
+        with open(self.root / self._path(index), "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
 
     def content(self, index: int) -> bytes:
         # Size, beginning, middle and end tell files apart as well as the whole does, and cost three reads.
@@ -180,6 +185,12 @@ class Dataset:
 
     def name(self, index: int) -> str:
         return self.images.name(self._item(index))
+
+    def digest(self, index: int) -> bytes:
+        """Of everything in an image's file, or of its pixels where it has none; `content` samples large files."""
+        if isinstance(self.images, ImageFiles):
+            return self.images.digest(self._item(index))
+        return hashlib.blake2b(self.content(index)).digest()
 
     def content(self, index: int) -> bytes:
         """Bytes that are equal for copies of one image."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.files import Complaints
-from foveal.data.image import ImageError, image_mode
+from foveal.data.image import ImageError, Traits, image_traits
 from foveal.data.splits import content_position
+from foveal.data.traits import traits_notes
 from foveal.system import resize
 
 THUMBNAIL = 16  # pixels a side of what images are compared by
@@ -72,9 +73,10 @@ class Findings:
         """What was wrong with how the data is laid out."""
         self.layout.extend(complaints.collected or ())
         self.notes.extend(complaints.notes)
+        self.notes.extend(complaints.files())
         if others := complaints.others:
-            told = sorted(others.items(), key=lambda item: -item[1])[:5]
-            shown = ", ".join(f"{count} {what}" for what, count in told)
+            most = sorted(others.items(), key=lambda item: -item[1].count)[:5]
+            shown = ", ".join(f"{tally.count} {suffix}" for suffix, tally in most)
             self.notes.append(f"files whose names are not of images were passed over: {shown}")
 
 
@@ -109,10 +111,8 @@ def look(dataset: Dataset, found: Findings, classes: np.ndarray) -> Looks:
     seen = {index: look for index, look in enumerate(looks) if isinstance(look, _Seen)}
     good = list(seen)
 
-    same: dict[float, list[int]] = defaultdict(list)
-    for index in good:
-        same[seen[index].content].append(index)
-    copies = [group for group in same.values() if len(group) > 1]
+    copies = _copies(dataset, {index: seen[index].content for index in good})
+    copy_of = {index: group[0] for group in copies for index in group}
     for group in copies:
         if len(set(splits[group])) > 1:
             found.leaks.append([f"{names[i]} ({SPLITS[splits[i]]})" for i in group])
@@ -124,14 +124,17 @@ def look(dataset: Dataset, found: Findings, classes: np.ndarray) -> Looks:
     thumbnails = np.stack([seen[index].thumbnail for index in good]) if good else np.zeros((0, 1))
     for one, two in _alike(thumbnails):
         i, j = good[one], good[two]
-        if splits[i] != splits[j] and seen[i].content != seen[j].content:
+        if splits[i] != splits[j] and copy_of.get(i, i) != copy_of.get(j, j):
             found.near_copies.append([f"{names[k]} ({SPLITS[splits[k]]})" for k in (i, j)])
     sizes = [seen[index].size for index in good]
     found.odd_sizes.update({names[good[n]]: what for n, what in _odd(sizes).items()})
-    found.odd_modes.update({names[index]: mode for index, mode in _rare({i: seen[i].mode for i in good}).items()})
+    found.odd_modes.update(
+        {names[index]: mode for index, mode in _rare({i: seen[i].traits.mode for i in good}).items()}
+    )
     for mode, count in Counter(found.odd_modes.values()).most_common():
         example = next(name for name, its in found.odd_modes.items() if its == mode)
         found.notes.append(f"odd mode, read as plain colour: {count} of {len(good)} images ({mode}), as {example}")
+    found.notes.extend(traits_notes({names[index]: seen[index].traits for index in good}))
     return Looks(good, names, splits, sizes, thumbnails, copies)
 
 
@@ -146,7 +149,7 @@ class _Seen:
 
     content: float
     size: tuple[int, int]
-    mode: str
+    traits: Traits
     thumbnail: np.ndarray
 
 
@@ -154,11 +157,25 @@ def _look(dataset: Dataset, index: int) -> "_Seen | str":
     try:
         image = dataset.image(index)
         content = content_position(dataset.content(index))
-        mode = image_mode(dataset.name(index)) if isinstance(dataset.images, ImageFiles) else "colour"
+        in_file = isinstance(dataset.images, ImageFiles)
+        traits = image_traits(dataset.name(index)) if in_file else Traits("colour", None, "")
     except (ImageError, OSError) as error:
         return str(error)
     small = resize(image.contiguous(), (THUMBNAIL, THUMBNAIL)).numpy()
-    return _Seen(content, (image.shape[1], image.shape[2]), mode, small.reshape(-1))
+    return _Seen(content, (image.shape[1], image.shape[2]), traits, small.reshape(-1))
+
+
+def _copies(dataset: Dataset, contents: dict[int, float]) -> list[list[int]]:
+    """Groups of indices of images with one content. contents: index -> position of a sample of the content, which the
+    whole has to confirm: uncompressed files of one size may differ in few bytes."""
+    same: dict[float, list[int]] = defaultdict(list)
+    for index, content in contents.items():
+        same[content].append(index)
+    groups: dict[tuple[float, bytes], list[int]] = defaultdict(list)
+    for content, group in same.items():
+        for index in group if len(group) > 1 else ():
+            groups[content, dataset.digest(index)].append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _alike(thumbnails: np.ndarray) -> list[tuple[int, int]]:

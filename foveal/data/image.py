@@ -1,24 +1,32 @@
 """The one reader and writer of image files: an image is (3, H, W) uint8 RGB, as the eye sees it."""
 
 import contextlib
+import functools
 import io
 import os
 import secrets
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 from torch import Tensor
 
+from foveal.data.mend import defect, mend
 from foveal.errors import InputError
 
 # Height times width. Below the number at which Pillow refuses too, so that this line is the one that holds.
 MAX_PIXELS = 2**27
 
+# Suffix -> Pillow's name of the format that `write_image` writes.
 FORMATS = {
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
@@ -29,7 +37,22 @@ FORMATS = {
     ".tiff": "TIFF",
     ".gif": "GIF",
 }
-IMAGE_SUFFIXES = frozenset(FORMATS)
+# Formats that are read besides: Pillow's name -> suffixes, and Pillow's name of the decoder that may be missing.
+OTHERS = {
+    "JPEG": ((".jpe", ".jfif", ".jfi", ".jif", ".pjpeg", ".pjp", ".mpo"), None),
+    "PNG": ((".apng",), None),
+    "DIB": ((".dib",), None),
+    "PPM": ((".ppm", ".pgm", ".pbm", ".pnm"), None),
+    "ICO": ((".ico",), None),
+    "AVIF": ((".avif",), "avif"),
+    "JPEG2000": ((".jp2", ".j2k", ".jpx", ".jpf", ".j2c"), "jpg_2000"),
+    "TGA": ((".tga",), None),
+}
+HEIF = frozenset({".heic", ".heif", ".hif"})  # read where pillow-heif is installed
+IMAGE_SUFFIXES = frozenset(FORMATS).union(
+    *(suffixes for suffixes, decoder in OTHERS.values() if decoder is None or features.check(decoder)),
+    HEIF if find_spec("pillow_heif") else (),
+)
 # Pillow's word for the pixels of a file, and ours.
 MODES = {
     **dict.fromkeys(("RGB", "RGBA", "YCbCr"), "colour"),
@@ -38,71 +61,94 @@ MODES = {
     **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), "16 bits"),
 }
 ORIENTATION = 0x0112  # EXIF tag
+STORED_WIDTH, STORED_HEIGHT, BITS, PHOTOMETRIC = 256, 257, 258, 262  # TIFF 6.0 tags
 
 
 class ImageError(InputError):
     """An image that cannot be read. The text names the file and the reason."""
 
 
-def read_image(source: str | PathLike[str] | bytes) -> Tensor:
-    """An image file, or its bytes, as (3, H, W) uint8 RGB: JPEG, PNG, WebP, BMP, TIFF or GIF, told by content.
+@dataclass(frozen=True)
+class Traits:
+    """Properties of an image file that its decoded pixels do not show.
 
-    EXIF orientation is applied, transparency laid over white, the first frame taken of many, of 16 bits the upper 8.
-    In memory the channels of a pixel lie together, from which torch resizes uint8 images about three times as fast.
+    mode:   what its pixels are: colour, grey, palette, 16 bits, CMYK ...; transparent, of several frames.
+    peak:   the largest value in a file with 16 bits a channel, as it is stored; None for other files.
+    defect: what the file lacks although every pixel is there; empty where it lacks nothing.
+    """
+
+    mode: str
+    peak: int | None
+    defect: str
+
+
+def read_image(source: str | PathLike[str] | bytes) -> Tensor:
+    """An image file, or its bytes, as (3, H, W) uint8 RGB. The content decides about the format, not the suffix.
+
+    Read are JPEG, PNG, WebP, BMP, TIFF, GIF, ICO, PNM, and TGA by its suffix; AVIF, JPEG 2000 and HEIF where Pillow has
+    the decoder. EXIF orientation is applied (XMP's is not, as in browsers), transparency laid over white, the first
+    frame taken of many, of 16 bits the upper 8. In memory the channels of a pixel lie together, from which torch
+    resizes uint8 images about three times as fast.
 
     Raises ImageError for whatever does not decode, and for more than MAX_PIXELS before any pixel is decoded.
     """
     name = "an image in memory" if isinstance(source, bytes) else os.fspath(source)
+    data = b""
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         with warnings.catch_warnings():
             # Of what Pillow warns about, the pixels either come out whole or an exception follows.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            pixels = _decode(data)
+            pixels = _decode(data, _formats(name))
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
-        raise ImageError(f"cannot read {name}: {_reason(error)}") from error
+        raise ImageError(f"cannot read {name}: {_reason(error, data)}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def image_size(path: str | PathLike[str], *, upright: bool = True) -> tuple[int, int]:
     """Height and width of an image file from its header alone: as `read_image` gives it or, not upright, as it is
     stored. Raises ImageError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                width, height = image.size
-                turned = upright and _orientation(image) >= 5
-    except Exception as error:  # from arbitrary bytes a decoder can raise anything
-        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
+    with _header(path) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # of which Pillow's releases differ in when they turn it
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            width, height = tags.get(STORED_WIDTH, width), tags.get(STORED_HEIGHT, height)
+        turned = upright and _orientation(image) >= 5
     return (width, height) if turned else (height, width)
 
 
 def image_orientation(path: str | PathLike[str]) -> int:
     """The EXIF orientation of an image file, 1 to 8; 1 where it has none. Raises ImageError."""
+    with _header(path) as image:
+        return _orientation(image)
+
+
+def image_traits(path: str | PathLike[str]) -> Traits:
+    """The properties of an image file; only files of 16 bits a channel are decoded. Raises ImageError."""
+    with _header(path) as image:
+        # The frames of an MPO file are views of one photograph, as telephones leave them.
+        animated = image.format != "MPO" and getattr(image, "is_animated", False)
+        words = [MODES.get(image.mode, image.mode)]
+        words += ["transparent"] * image.has_transparency_data + ["of several frames"] * animated
+        return Traits(", ".join(words), _peak(image), defect(Path(path).read_bytes()))
+
+
+@contextlib.contextmanager
+def _header(path: str | PathLike[str]) -> Iterator[Image.Image]:
+    """The image of a file, of which no pixel is decoded yet. Raises ImageError, for what happens inside too."""
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                return _orientation(image)
+            try:
+                image = _open(path, _formats(os.fspath(path)))
+            except (UnidentifiedImageError, ValueError):  # a damaged or an oversized note
+                if (mended := mend(Path(path).read_bytes(), MAX_PIXELS)) is None:
+                    raise
+                image = _open(io.BytesIO(mended), _formats(os.fspath(path)))
+            with image:
+                yield image
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
         raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
-
-
-def image_mode(path: str | PathLike[str]) -> str:
-    """What the pixels of an image file are, from its header alone: colour, grey, palette, 16 bits, CMYK ..., and if it
-    is transparent or of several frames. Raises ImageError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-            with Image.open(path, formats=sorted(set(FORMATS.values()))) as image:
-                # The frames of an MPO file are views of one photograph, as telephones leave them.
-                animated = image.format != "MPO" and getattr(image, "is_animated", False)
-                words = [MODES.get(image.mode, image.mode)]
-                words += ["transparent"] * image.has_transparency_data + ["of several frames"] * animated
-    except Exception as error:  # from arbitrary bytes a decoder can raise anything
-        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
-    return ", ".join(words)
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:
@@ -129,11 +175,54 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
             partial.unlink()
 
 
-def _decode(data: bytes) -> np.ndarray:
+def _formats(name: str) -> tuple[str, ...]:
+    """Pillow's names of the formats that a file of this name may have."""
+    # Nothing in the bytes of a TGA file distinguishes it from damaged files of other formats.
+    return (*_recognised(), "TGA") if name.lower().endswith(".tga") else _recognised()
+
+
+@functools.cache
+def _recognised() -> tuple[str, ...]:
+    """Pillow's names of the formats that content alone identifies, the frequent ones first."""
+    Image.init()
+    if find_spec("pillow_heif"):
+        import_module("pillow_heif").register_heif_opener()
+    # Pillow has the little-endian form of this TIFF alone: 16 bits, grey, white is 0. `_deep` inverts both.
+    big_endian = (TiffImagePlugin.MM, 0, (1,), 1, (16,), ())
+    TiffImagePlugin.OPEN_INFO.setdefault(big_endian, ("I;16B", "I;16B"))
+    names = dict.fromkeys((*FORMATS.values(), *OTHERS, "HEIF"))
+    return tuple(name for name in names if name != "TGA" and name in Image.OPEN)
+
+
+def _open(file: str | PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+    """Pillow's image of a file, of which the header alone is read."""
+    image: Any = Image.open(file, formats=formats)
+    if image.format == "TIFF" and image.tag_v2.get(BITS, ())[:1] == (16,):
+        # Planes of 16-bit colour without compression, of which Pillow reads the first half as if they had 8 bits.
+        order = "L" if image.tag_v2.prefix == b"II" else "B"
+        if image.tile and all(tile[0] == "raw" and tile[3][0] in ("R", "G", "B", "A") for tile in image.tile):
+            make = getattr(type(image.tile[0]), "_make", tuple)  # named since Pillow 11
+            image.tile = [make((*tile[:3], (f"{tile[3][0]};16{order}", *tile[3][1:]))) for tile in image.tile]
+    return image
+
+
+def _decode(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     """The bytes of a file as (H, W, 3) uint8."""
     if not data:
         raise ImageError("the file is empty")
-    image = Image.open(io.BytesIO(data), formats=sorted(set(FORMATS.values())))  # reads the header only
+    try:
+        return _pixels(data, formats)
+    except (ImageError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        if (mended := mend(data, MAX_PIXELS)) is None:
+            raise
+    return _pixels(mended, formats)
+
+
+def _pixels(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
+    """(H, W, 3) uint8 of a file without defects."""
+    image = _open(io.BytesIO(data), formats)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that an image may have")
@@ -150,19 +239,49 @@ def _decode(data: bytes) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> np.ndarray:
     """An image of any of Pillow's modes as (H, W, 3) uint8."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        # The upper byte, which is also what Pillow keeps of 16-bit colour.
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, 2)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return np.repeat(_deep(image)[..., None], 3, 2)
     if image.mode in ("I", "F"):
-        raise ImageError("32-bit pixels have no agreed white; save it with 8 or 16 bits a channel")
+        signed = image.format == "TIFF" and image.tag_v2.get(BITS) == (16,)  # type: ignore[attr-defined]
+        kind = "signed 16-bit" if signed else "32-bit"
+        raise ImageError(f"{kind} pixels have no agreed white; save it with 8 or 16 bits a channel, unsigned")
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.array(image.convert("RGB"))
 
 
+def _deep(image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of grey with more than 8 bits: the upper 8, which is also what Pillow keeps of 16-bit colour."""
+    values, bits = np.asarray(image), 16
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        bits = tags.get(BITS, (16,))[0]
+        if tags.get(PHOTOMETRIC) == 0:  # white is 0, which Pillow inverts in 1 to 8 bits alone
+            values = 2**bits - 1 - values.astype(np.int32)
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _peak(image: Image.Image) -> int | None:
+    """The largest value of an image with 16 bits a channel, before anything is inverted; of colour, of which Pillow
+    decodes the upper 8 bits, the largest that it can be."""
+    # Some of Pillow's names of 5 or 6 bits a channel, in BMP, end in 16 too.
+    deep = image.format in ("PNG", "TIFF", "PPM") and ";16" in str(getattr(image, "tile", ""))
+    if not deep or image.mode in ("F", "CMYK"):
+        return None
+    image.load()
+    values = np.asarray(image)
+    if image.mode.startswith("I"):
+        return int(values.max())
+    # Alpha may be full in files whose colour is not.
+    colour = values[..., :1] if image.mode == "LA" else values[..., :3]
+    return int(colour.max()) * 256 + 255
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 (upright) where there is none or its block is damaged."""
     try:
+        image.info.pop("xmp", None)  # where Pillow looks for an orientation if EXIF has none
+        image.info.pop("XML:com.adobe.xmp", None)
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # a damaged note about an image is no reason not to see the image
         return 1
@@ -180,10 +299,14 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _reason(error: Exception) -> str:
-    """One line on what went wrong."""
+def _reason(error: Exception, data: bytes = b"") -> str:
+    """One line on what went wrong. data: the bytes of the file, where they are at hand."""
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+        if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc", b"heim", b"heis"):
+            return "it is a HEIF image; install the package pillow-heif, or save it as JPEG"
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            return "it is a TIFF image whose kind of pixels Pillow does not decode; save it as 8-bit grey or RGB"
+        return "it is not a JPEG, PNG or another image that foveal reads"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than the {MAX_PIXELS} pixels that an image may have"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

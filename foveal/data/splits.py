@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from foveal.data.dataset import SPLITS, Images
+from foveal.data.dataset import SPLITS, ImageFiles, Images
 from foveal.errors import InputError
 
 TEST_SHARE, VAL_SHARE = 0.2, 0.1
@@ -25,9 +25,13 @@ def split_by_content(images: Images, which: Iterable[int], *, test: bool) -> np.
 
     Sets so small that a split came out empty give it the image nearest to its share.
     """
+    which = list(which)
     positions = np.fromiter((content_position(images.content(int(index))) for index in which), np.float64)
     distinct = np.unique(positions)
     shares = [("test", TEST_SHARE)] * test + [("val", VAL_SHARE)]
+    if len(distinct) <= len(shares) and isinstance(images, ImageFiles):  # large files that differ between their samples
+        positions = np.fromiter((content_position(images.digest(int(index))) for index in which), np.float64)
+        distinct = np.unique(positions)
     if len(distinct) <= len(shares):
         raise InputError(f"{len(distinct)} different images are too few to split into train and {shares[0][0]} parts")
     codes = np.full(len(positions), SPLITS.index("train"), np.int8)

@@ -5,44 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from foveal.data import sources
-from foveal.data.dataset import Dataset
-from foveal.data.sources import image_files, load_dataset
+from foveal.data.files import image_files
+from foveal.data.sources import load_dataset
 from foveal.errors import InputError
-
-
-def write(root: Path, *names: str) -> None:
-    """A small image, unlike any other, for each name."""
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.frombytes("RGB", (1, 4), name.encode().ljust(12, b"\0")[-12:]).save(path)
-
-
-def rows(dataset: Dataset, root: Path) -> dict[str, tuple[str, str]]:
-    """path below root -> (label, split)."""
-    found = {}
-    for split in dataset.split_counts():
-        view = dataset.select(split)
-        for i in range(len(view)):
-            label = dataset.labels[int(view.target(i).label)]  # type: ignore[union-attr]
-            found[os.path.relpath(view.name(i), root)] = label, split
-            assert view.image(i).shape == (3, 4, 1)
-    assert len(found) == len(dataset)
-    return found
-
-
-def error(source: Path | str, *words: str) -> None:
-    """`source` is refused with one line in which each of the words stands."""
-    with pytest.raises(InputError) as caught:
-        load_dataset(source)
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-
+from tests.data.small import error, rows, write
 
 # --- Folders ---------------------------------------------------------------------------------------------------------
 
@@ -214,7 +181,7 @@ def test_names_that_are_no_data(tmp_path: Path) -> None:
     error(tmp_path / "gone", f"there is no data at {tmp_path / 'gone'}")
     error("", "there is no data at ''")
     write(tmp_path, "photo.png")
-    error(tmp_path / "photo.png", "neither a folder nor a file of data: .csv, .json, .yaml")
+    error(tmp_path / "photo.png", "neither a folder nor a file of data: .csv, .tsv, .json, .yaml")
 
 
 def test_the_task_has_to_fit() -> None:
@@ -301,7 +268,7 @@ def test_csv_takes_validation_from_training(images: Path) -> None:
         ("", ["no column 'path'", "no column 'label'"]),
         ("path,label\n", ["has no rows"]),
         ("path,klass\n0.png,a\n", ["unknown column 'klass'", "no column 'label'", "path, label and, if wanted, split"]),
-        ("path;label\n0.png;a\n", ["unknown column 'path;label'"]),
+        ("path;klass\n0.png;a\n", ["unknown column 'klass'"]),
         ("path,label,weight\n0.png,a,1\n", ["unknown column 'weight'"]),
         ("label\na\n", ["no column 'path'"]),
         ("path,label,label\n0.png,a,b\n", ["two columns 'label'"]),
@@ -318,7 +285,8 @@ def test_csv_takes_validation_from_training(images: Path) -> None:
         ("path,label\nx.png,a\n0.png,b\ny.png,a\n", ["2 of 3 images do not exist", "x.png"]),
         ("path,label\nin,a\n0.png,b\n", ["1 of 2 images do not exist", "in"]),
         ('path,label\n"0.png,a\n1.png,b\n', ["not a CSV file"]),
-        (b"\xff\xfep\x00a\x00t\x00h\x00", ["not a CSV file in UTF-8"]),
+        (b"\xff\xfep\x00a\x00t\x00h", ["not a CSV file in UTF-8"]),
+        (b"path,label\n\xe9.png,a\n", ["not a CSV file in UTF-8", "save it in UTF-8"]),
         ("path,label\n0.png,a\n1.png,b\n", ["2 different images are too few"]),
     ],
 )
@@ -338,7 +306,7 @@ def test_a_csv_that_cannot_be_read(images: Path, monkeypatch: pytest.MonkeyPatch
     def refuse(file: Path, *arguments: object, **settings: object) -> None:
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(sources, "open", refuse, raising=False)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     error(path, str(path), "Permission denied")
 
 
