@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +55,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
         code = UNSPLIT if split is None else SPLITS.index(split)
         categories = {number: order[name] for number, name in classes[file].items()}
         _read(file, documents[file], categories, root, code, rows, hints)
-    return rows.dataset(str(path), root, list(order), hints)
-
-
-def annotation_file(source: str, split: str | None) -> Path | None:
-    """The JSON file that a view of this source and split comes from; None where it is not of one such file."""
-    root = Path(source)
-    if root.is_file():
-        return root if root.suffix.lower() == ".json" else None
-    files = _files(root) if root.is_dir() else {}
-    named = [file for file, own in files.items() if len(files) == 1 or own == split]
-    return named[0] if len(named) == 1 else None
+    ids = {split: {name: number for number, name in classes[file].items()} for file, split in parts.items()}
+    return replace(rows.dataset(str(path), root, list(order), hints), class_ids=ids)
 
 
 def _folder_split(file: Path) -> str | None:
@@ -191,7 +183,7 @@ def _read(
             complain.fault("files of two images", f"{file}, image with the id {identity!r}: {name} is there twice")
         else:
             seen[path] = name
-            size = rows.image(root, path, split, (entry.get("height"), entry.get("width")))
+            size = rows.image(root, path, split, (entry.get("height"), entry.get("width")), identity)
             for where, annotation in of_image[identity]:
                 _add(rows, where, annotation, categories[annotation["category_id"]], size)
 

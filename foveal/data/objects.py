@@ -153,6 +153,7 @@ class ObjectRows:
     def __init__(self, complain: Complaints) -> None:
         self.complain = complain
         self.paths: list[str] = []
+        self.ids: list[int | str] = []
         self.splits, self.ends, self.sizes = array("b"), array("q"), array("i")
         self.boxes, self.labels, self.areas = array("f"), array("i"), array("f")
         self.crowd, self.ignored = array("b"), array("b")
@@ -160,9 +161,17 @@ class ObjectRows:
         self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
         self._size = (0, 0)
 
-    def image(self, root: Path, path: str, split: int, size: tuple[Any, Any] | None = None) -> tuple[int, int]:
-        """The next image, its path below the root, the code of its split, and its height and width as the annotation
-        says, if it says so sensibly. These, or what the file's header says; zeros where that cannot be read."""
+    def image(
+        self,
+        root: Path,
+        path: str,
+        split: int,
+        size: tuple[Any, Any] | None = None,
+        identity: int | str | None = None,
+    ) -> tuple[int, int]:
+        """The next image, its path below the root, the code of its split, its height and width as the annotation says,
+        if it says so sensibly, and its id there. Returns that size, or the one in the file's header; zeros where that
+        cannot be read."""
         self._size = (0, 0)
         if size is not None and all(isinstance(side, int) and side > 0 for side in size):
             self._size = size if size[0] * size[1] <= MAX_PIXELS else (0, 0)
@@ -170,6 +179,7 @@ class ObjectRows:
             with contextlib.suppress(ImageError):  # the loader leaves the image out, and `check` names it
                 self._size = image_size(root / path)
         self.paths.append(path)
+        self.ids += [] if identity is None else [identity]
         self.splits.append(split)
         self.sizes.extend(self._size)
         self.ends.append(len(self.labels))
@@ -260,7 +270,12 @@ class ObjectRows:
             raise InputError(f"{source} names no classes")
         images = ImageFiles(root, self.paths)
         splits = complete_splits(source, images, np.array(self.splits, np.int8))
-        return Dataset(source, "detect", tuple(labels), images, self._table(), splits)
+        return Dataset(source, "detect", tuple(labels), images, self._table(), splits, ids=self._ids())
+
+    def _ids(self) -> Sequence[int | str] | None:
+        """As one array where all are numbers, since there may be millions."""
+        numbers = [identity for identity in self.ids if type(identity) is int and abs(identity) < 2**63]
+        return (array("q", numbers) if len(numbers) == len(self.ids) else self.ids) or None
 
     def _table(self) -> ObjectTable:
         boxes = np.array(self.boxes, np.float32).reshape(-1, 4)
