@@ -36,7 +36,7 @@ def as_image(value: Any) -> Tensor:
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim not in (2, 3) or (value.ndim == 3 and value.shape[2] != 3):
             raise InputError(f"an array is an image if it is (H, W, 3) uint8, not {value.shape} {value.dtype}")
-        rows = torch.tensor(value)
+        rows = torch.from_numpy(value.copy())
         value = rows.permute(2, 0, 1) if rows.ndim == 3 else rows.expand(3, -1, -1)
     if not isinstance(value, Tensor):
         kind = type(value).__name__
