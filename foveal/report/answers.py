@@ -15,6 +15,7 @@ from foveal.detect.labels import COCO, COCO_IDS
 from foveal.errors import InputError
 from foveal.report.boxes import draw_objects
 from foveal.report.draw import MOST_SHOWN, save_predictions
+from foveal.report.letters import save_numbers
 from foveal.structures import Label, Objects
 from foveal.system import System
 
@@ -69,7 +70,7 @@ class Labels:
 
     def save(self, document: dict[str, Any]) -> None:
         if self.folder:
-            save_predictions(self.folder, document, self.shown)
+            save_predictions(self.folder, document, self.shown, self.labels)
 
 
 class Found:
@@ -115,6 +116,7 @@ class Found:
         if self.folder:
             ids = image_ids(self.names)
             save_objects(self.folder, self.predictions, self.names, ids, self.labels, self.known)
+            save_numbers(self.folder, self.labels)
 
     def _file(self, name: str) -> Path:
         """Where the picture of an image goes; never the name of an image, which might be there already."""
