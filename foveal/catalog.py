@@ -230,7 +230,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
         except Exception as error:  # a damaged header can say anything
             raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
     restore(system, checkpoint.weights, checkpoint.path)
-    system.licence = header["licence"]
+    system.licence, system.class_ids = header["licence"], header.get("class_ids", {})
     return system.eval()
 
 
@@ -245,6 +245,7 @@ def describe(system: Any) -> dict[str, Any]:
         "labels": list(system.labels),
         "preprocess": asdict(system.preprocess),
         "licence": system.licence,
+        "class_ids": system.class_ids,
     }
 
 
@@ -423,6 +424,8 @@ def _module(name: str) -> Any:
 
 
 def _checked(labels: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise InputError(f"labels is a list of class names, not {labels!r}")
     if not labels or len(set(labels)) != len(labels):
         twice = sorted({label for label in labels if list(labels).count(label) > 1})
         raise InputError(f"class names must be unique: {', '.join(twice)}" if twice else "there are no class names")

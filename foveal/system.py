@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -151,6 +152,7 @@ class System(nn.Module):
     name, variant: set by `foveal.create`: the catalog's name and the fields that differ from its entry there.
     started_from, licence: the weights that this system began with, in words, and their licence; None where it was
              trained from scratch.
+    class_ids: class name -> its id in the annotation file that this system was trained on; empty where it had none.
     """
 
     task: ClassVar[str]
@@ -165,6 +167,7 @@ class System(nn.Module):
         self.variant: dict[str, Any] = {}
         self.started_from: str | None = None
         self.licence: str | None = None
+        self.class_ids: dict[str, int] = {}
         self.register_buffer("pixel_mean", torch.tensor(spec.preprocess.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.preprocess.std).view(-1, 1, 1), persistent=False)
 
@@ -198,10 +201,17 @@ class System(nn.Module):
         """Learn from all batches at once; `data` can be gone through again and again, in the same order."""
         raise self._cannot("be fitted")
 
-    def predict(self, images: Sequence[Tensor]) -> Sequence[Target]:
-        """Images (3, H, W) of any sizes, uint8 or float in [0, 1] -> one target each, in the image's own pixels."""
+    def predict(self, images: Any) -> Sequence[Target]:
+        """An image or a list of images of any sizes -> a list with one target each, in the image's own pixels.
+
+        images: paths, PIL images, arrays (H, W, 3) uint8, or tensors (3, H, W), uint8 or float in [0, 1].
+        Raises InputError for anything else."""
+        # By name, not by import: the decoder of files lies in a layer below.
+        tensors = import_module("foveal.data.foreign").as_images(images)
+        if not tensors:
+            return []
         with evaluating(self):
-            batch = self.preprocess.batch(list(images)).to(self.device)
+            batch = self.preprocess.batch(tensors).to(self.device)
             return self.decode(self.outputs(batch), batch)
 
     def outputs(self, batch: Batch) -> Any:

@@ -31,6 +31,7 @@ EXAMPLES = """\
 
 def entry() -> int:
     """The command as a process: `main`, and an end that no further Ctrl-C disturbs."""
+    _open_streams()
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # it raises too what it logs as an error
     try:
         return main()
@@ -41,7 +42,8 @@ def entry() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run one command line; the exit code: 0, 2 for bad input and for what cannot go on, 130 after Ctrl-C. Output that
+    nobody reads, closed or cut off as by `| head`, changes nothing in it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be what no terminal can show
     try:
@@ -53,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         return _fail(130, str(stop) or "stopped")
     except OSError as error:
-        _drop_output()
-        if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
+        drop_output()
+        if isinstance(error, BrokenPipeError):  # the reader of a help text has left
             return 0
         return _fail(2, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (MemoryError, RuntimeError) as error:
@@ -83,12 +85,46 @@ def _run(words: Sequence[str]) -> int:
     return 0
 
 
-def _drop_output() -> None:
+def drop_output() -> None:
     """Let what cannot be written go: the interpreter would try once more when it ends, and complain."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         return
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_streams() -> None:
+    """Give closed standard streams a place: else the next file to open has their number, and gets what is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    elif isinstance(sys.stderr, io.TextIOWrapper):
+        stream = sys.stderr
+        sys.stderr = _Messages(stream.buffer, stream.encoding, stream.errors, line_buffering=True)
+
+
+class _Messages(io.TextIOWrapper):
+    """Standard error. That its reader has left, or its disk is full, ends no work: the messages are dropped."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def _fail(code: int, text: str) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foveal.catalog import ENTRIES
+from foveal.cli import drop_output
 from foveal.errors import InputError
 
 Arguments = TypeVar("Arguments")
@@ -96,7 +97,7 @@ def image_files(names: tuple[str, ...]) -> list[Path]:
 
     if not all(names):
         raise InputError("the name of an image is empty")
-    files = []
+    files: list[Path] = []
     for path in map(Path, names):
         if path.is_dir():
             complain = folders.Complaints()
@@ -110,13 +111,19 @@ def image_files(names: tuple[str, ...]) -> list[Path]:
             files.append(path)
     if not files:
         raise InputError("no image given")
-    return files
+    unique: dict[str, Path] = {}
+    for path in files:
+        unique.setdefault(os.path.abspath(path), path)
+    return [*unique.values()]
 
 
 def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
-    """The result of a verb on stdout, as one JSON document or as text."""
+    """The result of a verb on stdout, as one JSON document or as text. A reader that leaves early has read enough."""
     if as_json or text:
-        print(json.dumps(document, indent=1) if as_json else text)
+        try:
+            print(json.dumps(document, indent=1) if as_json else text, flush=True)
+        except BrokenPipeError:
+            drop_output()
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

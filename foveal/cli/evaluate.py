@@ -25,7 +25,7 @@ class Evaluate(Published):
     """train, val or test; default test, else val, else all images."""
     out: str | None = None
     """Of a detector: folder for predictions.json, in COCO's form of results, with the ids of a COCO file if it is one
-    that was measured on."""
+    that was measured on, and image_info.json, which lists images and classes by id."""
     judge: str | None = None
     """Of a system that makes images: the classifier that looks at them, a run, a checkpoint or a name with packaged
     weights; default one that knows the classes of the data, if there is one."""
@@ -82,7 +82,7 @@ def run(words: list[str]) -> None:
 
         items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
         found: Any = measured.evaluator
-        path = save_measured(Path(options.out), found.predictions, loader.dataset, items)
+        path = save_measured(Path(options.out), found.predictions, loader.dataset, items, system)
         document["predictions"] = str(path)
         lines.append(f"written: {document['predictions']}")
     answer(document, options.json, "\n".join(lines))

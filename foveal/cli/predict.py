@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -25,7 +25,8 @@ class Predict(Published):
     """Image files, or folders of them."""
     out: str | None = None
     """Folder for predictions.json and pictures: the first 100 images with their classes, or with their objects; of
-    objects the file is in COCO's form of results, and holds those below the threshold too."""
+    objects the file is in COCO's form of results, and holds those below the threshold too; image_info.json lists the
+    images and classes by their ids."""
     top: int | None = None
     """How many classes of an image to name; default 3."""
     threshold: float | None = None
@@ -44,6 +45,7 @@ def run(words: list[str]) -> int:
     options = parse(Predict, "predict", words)
     from foveal.data.image import ImageError, read_image
     from foveal.report.answers import answers
+    from foveal.train.stopping import stop_requests
 
     paths = image_files(options.images)
     if options.precision != "float32" and options.plan == "eager":
@@ -61,16 +63,24 @@ def run(words: list[str]) -> int:
         accelerated = accelerate(system, 1, options.precision)
         system = accelerated.system
         print(f"foveal: {accelerated}", file=sys.stderr)
-    predictions, unreadable = [], {}
-    for path in paths:
-        try:
-            image = read_image(path)
-        except ImageError as error:
-            unreadable[str(path)] = str(error)
-            print(f"foveal: {one_line(str(error))}", file=sys.stderr)
-            continue
-        predictions.append(told.take(str(path), image, system.predict([image])[0]))
+    predictions, unreadable = list[dict[str, Any]](), dict[str, str]()
+    with stop_requests() as stop:
+        for path in paths:
+            if stop.requested:
+                break
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                unreadable[str(path)] = str(error)
+                print(f"foveal: {one_line(str(error))}", file=sys.stderr)
+                continue
+            predictions.append(told.take(str(path), image, system.predict([image])[0]))
     document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
-    answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
-    told.save(document)
+    try:
+        told.save(document)  # first, for whoever reads the answers may leave early
+    finally:
+        answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
+    if stop.requested:
+        done = len(predictions) + len(unreadable)
+        raise KeyboardInterrupt(f"stopped after {done} of {len(paths)} images, whose answers are here")
     return 2 if unreadable else 0

@@ -7,6 +7,7 @@ a pixel further here.
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,9 +44,11 @@ class _Annotation(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image of a file: its path below the root, height and width as the file gives them, and its annotations."""
+    """An image of a file: its path below the root, its id, height and width as the file gives them, and its
+    annotations."""
 
     path: str
+    identity: int | str
     size: tuple[int, int]
     annotations: list[_Annotation]
 
@@ -69,6 +72,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
     root = path if path.is_dir() else path.parent
     rows, frames, hints = ObjectRows(complain), Frames(root, complain), dict[str, str]()
     order: dict[str, int] = {}
+    ids: dict[str | None, dict[str, int]] = {}
     images: list[tuple[int, list[_Image]]] = []
     for file, split in parts.items():
         notes: list[str] = []
@@ -80,6 +84,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
             complain.note(note)
         for _, name in sorted(categories.items()):
             order.setdefault(name, len(order))
+        ids[split] = {name: number for number, name in categories.items()}
         classes = {number: order[name] for number, name in categories.items()}
         found = _images(file, document, classes, root, split, rows, hints)
         for image in found:
@@ -90,21 +95,11 @@ def load(path: Path, complain: Complaints) -> Dataset:
     for code, found in images:
         for image in found:
             if (frame := frames[image.path]) is not None:
-                rows.image(root, image.path, code, frame.size)
+                rows.image(root, image.path, code, frame.size, image.identity)
                 place = root / image.path
                 for annotation in image.annotations:
                     _add(rows, annotation, frame, place)
-    return rows.dataset(str(path), root, list(order), hints)
-
-
-def annotation_file(source: str, split: str | None) -> Path | None:
-    """The JSON file that a view of this source and split comes from; None where it is not of one such file."""
-    root = Path(source)
-    if root.is_file():
-        return root if root.suffix.lower() == ".json" else None
-    files = _files(root) if root.is_dir() else {}
-    named = [file for file, own in files.items() if len(files) == 1 or own == split]
-    return named[0] if len(named) == 1 else None
+    return replace(rows.dataset(str(path), root, list(order), hints), class_ids=ids)
 
 
 def _folder_split(file: Path) -> str | None:
@@ -174,7 +169,8 @@ def _images(
         if there != find.plainly(name):
             rows.choices(ELSEWHERE, f"{name} of {file.name} at {there}")
         size = side(entry.get("height")), side(entry.get("width"))
-        found[path] = _Image(path, size, of_image[key])
+        written = entry["id"] if isinstance(entry["id"], str) else key
+        found[path] = _Image(path, written, size, of_image[key])
     return list(found.values())
 
 

@@ -3,8 +3,8 @@
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -153,6 +153,8 @@ class Dataset:
     mapping: new index of each class of `targets`, after `relabel`.
     upright: the class of an image is another one when the image is mirrored or turned.
     mirrored: which keypoint each becomes in the mirror image, where some come in a left and a right.
+    ids:     the id of each image in its file of annotations; None where the layout has none.
+    class_ids: split -> class name -> its id in the file of that split; a file of no split stands under None.
     """
 
     source: str
@@ -166,6 +168,8 @@ class Dataset:
     mapping: Tensor | None = None
     upright: bool = False
     mirrored: tuple[int, ...] | None = None
+    ids: Sequence[int | str] | None = None
+    class_ids: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images) if self.items is None else len(self.items)
@@ -195,6 +199,15 @@ class Dataset:
     def content(self, index: int) -> bytes:
         """Bytes that are equal for copies of one image."""
         return self.images.content(self._item(index))
+
+    def id(self, index: int) -> int | str | None:
+        """The image's id in its file of annotations; None where the layout has none."""
+        return None if self.ids is None else self.ids[self._item(index)]
+
+    @property
+    def ids_of_classes(self) -> Mapping[str, int]:
+        """Class name -> its id in the file of this split, else in the first one; empty where there are no ids."""
+        return self.class_ids.get(self.split) or next(iter(self.class_ids.values()), {})
 
     @property
     def in_memory(self) -> bool:

@@ -1,18 +1,16 @@
 """From a data set to batches, in the order and with the random draws that (seed, epoch, index) alone decide."""
 
-import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as MapDataset
 
 from foveal.data.dataset import Dataset
 from foveal.data.image import ImageError
+from foveal.data.readers import Readers
 from foveal.data.transforms import Pipeline, Sample
 from foveal.errors import InputError
 from foveal.structures import Batch, to_float
@@ -63,25 +61,13 @@ class Loader:
         self.unreadable: dict[str, str] = {}
         self.waited = 0.0
         self._allowed = min(max(1, int(MAX_UNREADABLE * len(dataset))), len(dataset) - 1)
-        self._fetch = _Fetch(dataset, pipeline, preprocess, self._allowed, replace_unreadable=shuffle)
-        self._keys = _Keys(len(dataset), self.batch_size, seed, shuffle, share)
-        self._workers: DataLoader[Any] | None = None
-        if workers:
-            self._workers = DataLoader(
-                self._fetch,
-                batch_sampler=self._keys,
-                num_workers=min(workers, self._keys.batches),
-                collate_fn=_as_it_is,
-                persistent_workers=True,
-                worker_init_fn=_ignore_interrupt,
-                pin_memory=torch.cuda.is_available(),
-                # Its own, which nothing is drawn from: or each start of an epoch would move the one of the training.
-                generator=torch.Generator(),
-            )
+        self._order = _Order(len(dataset), self.batch_size, seed, shuffle, share)
+        self._fetch = _Fetch(dataset, pipeline, preprocess, self._order, self._allowed, replace_unreadable=shuffle)
+        self._readers = Readers(self._fetch, min(workers, len(self))) if workers else None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self._keys.batches
+        return self._order.batches
 
     @property
     def unused(self) -> int:
@@ -90,8 +76,9 @@ class Loader:
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from its `start`-th on, images uint8."""
-        self._keys.number, self._keys.start = number, start
-        source = iter(self._workers) if self._workers is not None else map(self._fetch.__getitems__, self._keys)
+        keys = [(number, batch) for batch in range(start, len(self))]
+        source = iter(map(self._fetch, keys)) if self._readers is None else self._readers.each(keys)
+        pinned = self._readers is not None and torch.cuda.is_available()
         while True:
             before = time.perf_counter()
             fetched = next(source, None)
@@ -103,7 +90,7 @@ class Loader:
             batch, unreadable = fetched
             self.note(unreadable)
             if batch is not None:
-                yield batch
+                yield batch.pin_memory() if pinned else batch
 
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of float batches, on the CPU."""
@@ -119,55 +106,38 @@ class Loader:
             )
 
 
-class _Keys:
-    """The (epoch, index) pairs of each batch from the `start`-th on: the sampler that worker processes are fed from.
-
-    It does not know its Loader: a cycle would leave the workers to the garbage collector, which takes seconds for each.
-    """
+class _Order:
+    """Which images each batch of an epoch has. Any process can tell, so that a request for a batch is two numbers."""
 
     def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool, share: tuple[int, int]) -> None:
         self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
         self.share = slice(share[0], None, share[1])
         self.batches = count // batch_size if shuffle else -(-count // batch_size)
-        self.number, self.start = 0, 0
+        self._epoch, self._images = -1, np.arange(count)
 
-    def __len__(self) -> int:
-        return self.batches - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        number, order = self.number, np.arange(self.count)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, number]).permutation(self.count)
-        for batch in range(self.start, self.batches):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size][self.share]
-            yield [(number, index) for index in rows.tolist()]
+    def rows(self, epoch: int, batch: int) -> list[int]:
+        """The images of this process's share of a batch."""
+        if self.shuffle and epoch != self._epoch:
+            self._epoch, self._images = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.count)
+        return self._images[batch * self.batch_size : (batch + 1) * self.batch_size][self.share].tolist()
 
 
-class _Fetch(MapDataset[Any]):
+@dataclass
+class _Fetch:
     """Reads and prepares the samples of one batch; what runs in a worker process."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        pipeline: Pipeline,
-        preprocess: Preprocess | None,
-        allowed: int,
-        replace_unreadable: bool,
-    ) -> None:
-        self.dataset, self.pipeline, self.preprocess = dataset, pipeline, preprocess
-        self.allowed, self.replace_unreadable = allowed, replace_unreadable
+    dataset: Dataset
+    pipeline: Pipeline
+    preprocess: Preprocess | None
+    order: _Order
+    allowed: int
+    replace_unreadable: bool
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Batch | None, dict[str, str]] | str:
-        """The batch and what could not be read; or the text of an InputError, since torch makes a traceback of one."""
+    def __call__(self, key: tuple[int, int]) -> tuple[Batch | None, dict[str, str]] | str:
+        """The batch of an (epoch, number), and what could not be read; or the text of an InputError."""
         unreadable: dict[str, str] = {}
         try:
-            found = [self._sample(epoch, index, unreadable) for epoch, index in keys]
+            found = [self._sample(key[0], index, unreadable) for index in self.order.rows(*key)]
             samples = [sample for sample in found if sample is not None]
             return (_collate(samples, self.preprocess) if samples else None), unreadable
         except InputError as error:
@@ -215,14 +185,3 @@ def _stack(images: list[Tensor]) -> Tensor:
     if images[0].stride(0) == 1:
         return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
     return torch.stack(images)
-
-
-def _as_it_is(fetched: Any) -> Any:
-    return fetched
-
-
-def _ignore_interrupt(worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, and torchrun's word to stop all children of its processes; the
-    # parent decides what it means, and without a parent a worker ends by itself.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)

@@ -174,6 +174,7 @@ class ObjectRows:
         self._shares = self._fractions = self._otherwise = self._far = 0
         self._first_share = self._first_far = ""
         self.paths: list[str] = []
+        self.ids: list[int | str] = []
         self.splits, self.ends, self.sizes = array("b"), array("q"), array("i")
         self.boxes, self.labels, self.areas = array("f"), array("i"), array("f")
         self.crowd, self.ignored = array("b"), array("b")
@@ -181,14 +182,22 @@ class ObjectRows:
         self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
         self._size = (0, 0)
 
-    def image(self, root: Path, path: str, split: int, size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """The next image, its path below the root, and the code of its split. size: its height and width, which are
-        read from its file by default; zeros where that cannot be read. Returns them."""
+    def image(
+        self,
+        root: Path,
+        path: str,
+        split: int,
+        size: tuple[int, int] | None = None,
+        identity: int | str | None = None,
+    ) -> tuple[int, int]:
+        """The next image: its path below the root, the code of its split, its height and width, which are read from its
+        file by default (zeros where that cannot be read), and its id in the annotation file. Returns the size."""
         self._size = (0, 0) if size is None else size
         if size is None:
             with contextlib.suppress(ImageError):  # the loader leaves the image out, and `check` names it
                 self._size = image_size(root / path)
         self.paths.append(path)
+        self.ids += [] if identity is None else [identity]
         self.splits.append(split)
         self.sizes.extend(self._size)
         self.ends.append(len(self.labels))
@@ -315,7 +324,12 @@ class ObjectRows:
             raise InputError(f"{source} names no classes")
         images = ImageFiles(root, self.paths)
         splits = complete_splits(source, images, np.array(self.splits, np.int8))
-        return Dataset(source, "detect", tuple(labels), images, self._table(), splits)
+        return Dataset(source, "detect", tuple(labels), images, self._table(), splits, ids=self._ids())
+
+    def _ids(self) -> Sequence[int | str] | None:
+        """As one array where all are numbers, since there may be millions."""
+        numbers = [identity for identity in self.ids if type(identity) is int and abs(identity) < 2**63]
+        return (array("q", numbers) if len(numbers) == len(self.ids) else self.ids) or None
 
     def _table(self) -> ObjectTable:
         boxes = np.array(self.boxes, np.float32).reshape(-1, 4)

@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 import numpy as np
 from torch import Tensor
 
-from foveal.data.coco_json import read_categories, read_document
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.image import image_size, write_image
 from foveal.data.objects import ObjectTable, Segmentation
@@ -47,7 +46,7 @@ def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
                 entry["ignore"] = 1
             annotations.append(entry)
     categories = [{"id": number, "name": name} for number, name in enumerate(dataset.labels, 1)]
-    _save(path, json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
 
 
 def write_predictions(
@@ -59,7 +58,7 @@ def write_predictions(
     """Predictions as COCO's JSON of results.
 
     images:     the id of each image; default 1, 2, 3 ..., as `write_coco` gives them.
-    categories: the id of each class; default as `write_coco` gives them. `coco_ids` reads those of a file.
+    categories: the id of each class; default as `write_coco` gives them.
     Raises InputError.
     """
     entries = []
@@ -76,15 +75,12 @@ def write_predictions(
             entry |= _shape(one, masks[row], size)
             entry["score"] = 1.0 if one.scores is None else float(one.scores[0])
             entries.append(entry)
-    _save(Path(path), json.dumps(entries))
+    write_json(path, entries)
 
 
-def coco_ids(path: str | os.PathLike[str]) -> tuple[dict[str, int | str], dict[str, int]]:
-    """The ids of a COCO file's images by file name, and of its classes by name. Raises InputError."""
-    file = Path(path)
-    document = read_document(file)
-    images = {entry["file_name"]: entry["id"] for entry in document["images"] if {"file_name", "id"} <= set(entry)}
-    return images, {name: number for number, name in read_categories(file, document).items()}
+def write_json(path: str | os.PathLike[str], document: Any) -> None:
+    """A document as a JSON file. Raises InputError."""
+    _save(Path(path), json.dumps(document))
 
 
 def write_voc(dataset: Dataset, root: str | os.PathLike[str]) -> None:

@@ -1,6 +1,6 @@
 """How predictions are told: as JSON, as a row of a table, in pictures and files; in `TASKS`, once for each task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from foveal.data.coco import annotation_file
 from foveal.data.dataset import Dataset
 from foveal.data.image import write_image
-from foveal.data.writers import coco_ids, write_predictions
+from foveal.data.writers import write_json, write_predictions
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.errors import InputError
 from foveal.report.boxes import draw_objects
 from foveal.report.draw import MOST_SHOWN, save_predictions
+from foveal.report.letters import save_numbers
 from foveal.structures import Label, Objects
 from foveal.system import System
 
@@ -32,9 +32,9 @@ class Answers(Protocol):
     option: ClassVar[str]
     headings: ClassVar[tuple[str, ...]]
 
-    def __init__(self, labels: Sequence[str], folder: Path | None, setting: Any) -> None:
-        """labels: class names. folder: where to save, if anywhere. setting: what `option` was set to, None where it was
-        not. Raises InputError for a setting that cannot be."""
+    def __init__(self, system: System, folder: Path | None, setting: Any) -> None:
+        """system: whose answers. folder: where to save, if anywhere. setting: what `option` was set to, None where it
+        was not. Raises InputError for a setting that cannot be."""
 
     def take(self, name: str, image: Tensor, prediction: Any) -> dict[str, Any]:
         """The next image's entry in a document; `name` is the path of its file."""
@@ -52,8 +52,8 @@ class Labels:
     option: ClassVar[str] = "top"
     headings: ClassVar[tuple[str, ...]] = ("image", "class", "probability", "next")
 
-    def __init__(self, labels: Sequence[str], folder: Path | None, setting: int | None) -> None:
-        self.labels, self.folder, self.most = labels, folder, 3 if setting is None else setting
+    def __init__(self, system: System, folder: Path | None, setting: int | None) -> None:
+        self.labels, self.folder, self.most = system.labels, folder, 3 if setting is None else setting
         self.shown: list[Tensor] = []
         if self.most < 1:
             raise InputError(f"top must be at least 1, not {self.most}")
@@ -70,18 +70,20 @@ class Labels:
 
     def save(self, document: dict[str, Any]) -> None:
         if self.folder:
-            save_predictions(self.folder, document, self.shown)
+            save_predictions(self.folder, document, self.shown, self.labels)
 
 
 class Found:
     """The objects in each image with a probability of `threshold` or more, most probable first; predictions.json with
-    all objects, the less probable ones too, in COCO's form of results; and a picture of each of the first images."""
+    all objects, the less probable ones too, in COCO's form of results; image_info.json, which lists images and classes
+    by their ids; and a picture of each of the first images."""
 
     option: ClassVar[str] = "threshold"
     headings: ClassVar[tuple[str, ...]] = ("image", "objects", "most probable")
 
-    def __init__(self, labels: Sequence[str], folder: Path | None, setting: float | None) -> None:
-        self.labels, self.folder, self.threshold = labels, folder, 0.5 if setting is None else setting
+    def __init__(self, system: System, folder: Path | None, setting: float | None) -> None:
+        self.labels, self.known, self.folder = system.labels, system.class_ids, folder
+        self.threshold = 0.5 if setting is None else setting
         self.predictions: list[Objects] = []
         self.names: list[str] = []
         self.files: set[str] = set()
@@ -112,9 +114,9 @@ class Found:
 
     def save(self, document: dict[str, Any]) -> None:
         if self.folder:
-            write_predictions(
-                self.folder / "predictions.json", self.predictions, image_ids(self.names), class_ids(self.labels)
-            )
+            ids = image_ids(self.names)
+            save_objects(self.folder, self.predictions, self.names, ids, self.labels, self.known)
+            save_numbers(self.folder, self.labels)
 
     def _file(self, name: str) -> Path:
         """Where the picture of an image goes; never the name of an image, which might be there already."""
@@ -146,22 +148,46 @@ def answers(system: System, folder: Path | None, settings: dict[str, Any]) -> An
     for option, value in settings.items():
         if value is not None and option != kind.option:
             raise InputError(f"{option} has no effect: {name} is a system to {system.task}, which takes {kind.option}")
-    return kind(system.labels, folder, settings[kind.option])
+    return kind(system, folder, settings[kind.option])
 
 
 def image_ids(names: Sequence[str]) -> list[int | str]:
-    """The ids of image files in COCO's results: their names without suffix, as numbers where they are, which is how
-    COCO names its own; whole paths where two of these are one."""
+    """Ids of images by their paths, no two of which are one: the name without suffix, as a number where it is one, as
+    COCO names its own; whole paths where two of these are equal."""
     stems = [Path(name).stem for name in names]
     ids: list[int | str] = [int(stem) if stem.isascii() and stem.isdigit() else stem for stem in stems]
     return ids if len(set(ids)) == len(ids) else list(names)
 
 
-def class_ids(labels: Sequence[str]) -> list[int]:
-    """COCO's own ids where the classes are COCO's; else 1, 2, 3 ..., as `write_coco` has them."""
-    return (
-        [COCO_IDS[COCO.index(label)] for label in labels] if set(labels) <= set(COCO) else [*range(1, len(labels) + 1)]
-    )
+def class_ids(labels: Sequence[str], known: Mapping[str, int]) -> list[int]:
+    """The id of each class: the known one, of an annotation file; where there are none, COCO's own if all classes are
+    COCO's, else 1, 2, 3 ..., as `write_coco` has them. A class that the file lacks has an id above the file's."""
+    if not known:
+        own = dict(zip(COCO, COCO_IDS, strict=True))
+        known = own if set(labels) <= own.keys() else {}
+    free = count(max(known.values(), default=0) + 1)
+    return [known[label] if label in known else next(free) for label in labels]
+
+
+def save_objects(
+    folder: Path,
+    predictions: Sequence[Objects],
+    names: Sequence[str],
+    ids: Sequence[int | str],
+    labels: Sequence[str],
+    known: Mapping[str, int],
+) -> Path:
+    """predictions.json in COCO's form of results; and image_info.json, in COCO's form of data, with the path of each
+    image and the name of each class by its id. The first of the two files.
+
+    names, ids: of each image. known: ids of classes. Raises InputError where a file cannot be written.
+    """
+    path, numbers = folder / "predictions.json", class_ids(labels, known)
+    write_predictions(path, predictions, ids, numbers)
+    images = [{"id": number, "file_name": name} for number, name in zip(ids, names, strict=True)]
+    classes = [{"id": number, "name": label} for number, label in zip(numbers, labels, strict=True)]
+    write_json(folder / "image_info.json", {"images": images, "annotations": [], "categories": classes})
+    return path
 
 
 def check_saved(system: System) -> None:
@@ -171,27 +197,17 @@ def check_saved(system: System) -> None:
         raise InputError(f"out has no effect: {name} is a system to {system.task}; predict saves its answers")
 
 
-def save_measured(folder: Path, predictions: Sequence[Objects], view: Dataset, items: Sequence[int]) -> Path:
-    """predictions.json in COCO's form of results, with the ids of the COCO file that the view comes from, if there is
-    one, else those that `write_coco` would give it; the file.
+def save_measured(
+    folder: Path, predictions: Sequence[Objects], view: Dataset, items: Sequence[int], system: System
+) -> Path:
+    """`save_objects` of what was measured on items of a view, with the ids of its annotation file. Without such a file
+    images go by their names, those in memory by the numbers that `write_coco` gives them.
 
-    predictions: of the items of the view. Raises InputError where it cannot be written.
+    Raises InputError where it cannot be written.
     """
-    path, file = folder / "predictions.json", annotation_file(view.source, view.split)
-    if file is None:
-        write_predictions(path, predictions, [item + 1 for item in items])
-        return path
-    images, classes = coco_ids(file)
-    by_name = {Path(name).name: (name, number) for name, number in images.items()}
-    ids = []
-    for item in items:
-        whole = Path(view.name(item)).as_posix()
-        name, number = by_name[Path(whole).name]
-        if not whole.endswith(name):  # several folders have files of one name
-            number = next(number for name, number in images.items() if whole.endswith(name))
-        ids.append(number)
-    free = count(max(classes.values(), default=0) + 1)  # for classes that the file does not have
-    write_predictions(
-        path, predictions, ids, [classes[label] if label in classes else next(free) for label in view.labels]
-    )
-    return path
+    names = [view.name(item) for item in items]
+    ids: list[Any] = [item + 1 for item in items] if view.in_memory else image_ids(names)
+    own = [view.id(item) for item in items]
+    if None not in own and len(set(own)) == len(own):
+        ids = own
+    return save_objects(folder, predictions, names, ids, view.labels, view.ids_of_classes or system.class_ids)

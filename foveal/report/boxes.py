@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
+from foveal.report.letters import default_font, drawn, font_of
 from foveal.structures import Objects, to_float
 
 # Colours that people with any kind of colour vision tell apart: Okabe and Ito 2008, "Color Universal Design".
@@ -43,7 +44,7 @@ def marks(objects: Objects, labels: Sequence[str]) -> list[Mark]:
         flags = {"crowd": objects.crowd, "ignored": objects.ignored}
         said = [f"({word})" for word, values in flags.items() if values is not None and bool(values[row])]
         score = [] if objects.scores is None else [f"{float(objects.scores[row]):.2f}"]
-        text = " ".join([labels[label], *said, *score])
+        text = " ".join([drawn(labels[label], label), *said, *score])
         found.append(Mark(tuple(box), text, PALETTE[label % len(PALETTE)], bool(said)))
     return found
 
@@ -63,25 +64,22 @@ def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SI
     picture = Image.fromarray(pixels)
     picture = picture if picture.size == size else picture.resize(size, way)
     draw, side = ImageDraw.Draw(picture), max(size)
-    font, thick = _font(max(10, round(text * side))), max(2, round(side / 130))
+    letters, thick = max(10, round(text * side)), max(2, round(side / 130))
     places = [_within(mark.box, scale, size, thick) for mark in marks]
     for mark, place in reversed([*zip(marks, places, strict=True)]):
         _outline(draw, place, mark, thick)
     taken: list[_Text] = []
     for mark, place in zip(marks, places, strict=True):  # the first have the choice of where their texts stand
         if mark.text:
-            taken.append(_place(place, mark, font, size, taken))
+            taken.append(_place(place, mark, letters, size, taken))
     for written in reversed(taken):
-        _write(draw, written, font)
+        _write(draw, written)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
 
 
 @cache
-def _font(height: int) -> Any:
-    """The letters of matplotlib's own figures, which know most alphabets that have no ideograms."""
-    from matplotlib import get_data_path
-
-    return ImageFont.truetype(str(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), height)
+def _font(height: int, path: Path) -> Any:
+    return ImageFont.truetype(str(path), height)
 
 
 def _within(box: Sequence[float], scale: float, size: tuple[int, int], thick: int) -> tuple[float, float, float, float]:
@@ -127,18 +125,20 @@ class _Text(NamedTuple):
     text: str
     pad: int
     colour: str
+    font: Any
 
 
 def _place(
     place: tuple[float, float, float, float],
     mark: Mark,
-    font: Any,
+    letters: int,
     size: tuple[int, int],
     taken: Sequence[_Text],
 ) -> _Text:
     """Where a mark's text goes: where it covers least of those that are placed already, and that is mostly nothing."""
     x1, y1, x2, y2 = place
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
+    font = _font(letters, font_of(text) or default_font())
     pad = max(2, round(font.size / 5))
     while len(text) > 4 and font.getlength(text) + 2 * pad > size[0]:
         text = text[:-2] + "…"
@@ -150,14 +150,14 @@ def _place(
     spots = [(min(max(0.0, x), size[0] - width), min(max(0.0, y), size[1] - height)) for x, y in fits]
     areas = [(max(x, 0.0), max(y, 0.0), x + width, y + height) for x, y in spots]
     chosen = min(areas, key=lambda area: sum(_shared(area, other.area) for other in taken))
-    return _Text(chosen, text, pad, mark.colour)
+    return _Text(chosen, text, pad, mark.colour, font)
 
 
-def _write(draw: Any, text: _Text, font: Any) -> None:
+def _write(draw: Any, text: _Text) -> None:
     red, green, blue = ImageColor.getrgb(text.colour)[:3]
     ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else "white"
     draw.rectangle(text.area, fill=text.colour, outline="black")
-    draw.text((text.area[0] + text.pad, text.area[1] + text.pad / 2), text.text, fill=ink, font=font)
+    draw.text((text.area[0] + text.pad, text.area[1] + text.pad / 2), text.text, fill=ink, font=text.font)
 
 
 def _shared(one: Sequence[float], other: Sequence[float]) -> float:

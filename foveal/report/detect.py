@@ -16,6 +16,7 @@ from foveal.metrics.detect import DetectEvaluator, coco_map, matched, precision_
 from foveal.metrics.detection_errors import errors
 from foveal.report.boxes import Mark, draw_marks
 from foveal.report.draw import overlay, small
+from foveal.report.letters import drawn
 from foveal.report.parts import Html, facts, join, note, number, picture, table, tag
 from foveal.structures import Objects
 from foveal.system import System
@@ -272,12 +273,12 @@ def _card(seen: Detections, image: int, view: Dataset) -> Html:
     told, labels, item = seen.told, seen.labels, seen.items[image]
     own, there = told.found.image == image, told.truths.image == image
     found = [
-        _mark(box, f"{labels[label]} {score:.2f}", wrong)
+        _mark(box, f"{drawn(labels[label], label)} {score:.2f}", wrong)
         for box, label, score, wrong in _rows(own, told.found.boxes, told.found.label, told.found.score, told.wrong)
     ]
     free = told.truths.crowd | told.truths.ignored
     truths = [
-        _mark(box, labels[label], missed, dashed)
+        _mark(box, drawn(labels[label], label), missed, dashed)
         for box, label, missed, dashed in _rows(there, told.truths.boxes, told.truths.label, told.missed, free)
     ]
     missed = _several([labels[label] for label in told.truths.label[there & told.missed]])

@@ -14,6 +14,7 @@ from torch import Tensor
 from foveal.errors import InputError
 from foveal.explain.explanation import Explanation
 from foveal.explain.faithfulness import Curves
+from foveal.report.letters import default_font, drawn, font_of, save_numbers
 from foveal.structures import to_float
 from foveal.system import resize
 
@@ -24,6 +25,7 @@ def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "
     """A matplotlib figure of images (3, H, W), uint8 or float in [0, 1], in rows, each with its caption."""
     # The object interface, without pyplot: no window, no state shared with a notebook's own figures.
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     columns = min(len(images), max(4, math.ceil(math.sqrt(2 * len(images)))))
     rows = math.ceil(len(images) / columns)
@@ -35,7 +37,8 @@ def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "
         axis.axis("off")
     for axis, image, caption in zip(axes, images, captions, strict=False):
         axis.imshow(to_float(image).permute(1, 2, 0).clamp(0, 1).cpu().numpy(), interpolation="nearest")
-        axis.set_title(_short(caption), fontsize=8, parse_math=False)
+        font = FontProperties(fname=font_of(caption) or default_font(), size=8)
+        axis.set_title(_short(caption), fontproperties=font, parse_math=False)
     return figure
 
 
@@ -60,7 +63,9 @@ def save_pictures(directory: Path, pictures: Mapping[str, tuple[Tensor, Sequence
     return paths
 
 
-def save_predictions(directory: Path, document: Mapping[str, Any], images: Sequence[Tensor]) -> None:
+def save_predictions(
+    directory: Path, document: Mapping[str, Any], images: Sequence[Tensor], labels: Sequence[str]
+) -> None:
     """predictions.json, and predictions.png with the class and probability of each of the images, the first ones."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
     try:
@@ -70,7 +75,9 @@ def save_predictions(directory: Path, document: Mapping[str, Any], images: Seque
     except OSError as error:
         raise InputError(f"cannot write {directory / 'predictions.json'}: {error.strerror}") from None
     if images:
-        captions = [f"{row['label']}\n{row['score']:.0%}" for row in document["predictions"]]
+        names = {label: drawn(label, index) for index, label in enumerate(labels)}
+        captions = [f"{names[row['label']]}\n{row['score']:.0%}" for row in document["predictions"][: len(images)]]
+        save_numbers(directory, labels)
         save_figure(image_grid(images, captions), directory / "predictions.png")
 
 
@@ -88,7 +95,7 @@ def explanation_figure(found: Explanation, curves: Curves) -> Any:
         axis.set_xticks([])
         axis.set_yticks([])
     left.imshow(image.numpy(), interpolation="nearest")
-    name = _short(found.target, 32)
+    name = _short(found.target, 32) if font_of(found.target) else "the class"
     this, sure = (name, "") if found.box is None else (f"this {name}", f" ({found.probability:.2f})")
     left.set_title(f"{name}\nprobability {found.probability:.3f}", fontsize=11, parse_math=False)
     middle.imshow(_grey(image).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -2,11 +2,13 @@
 
 from contextlib import suppress
 from copy import deepcopy
+from typing import Any
 
 from rich.console import Console
 
 from foveal.catalog import load
 from foveal.data.dataset import Dataset
+from foveal.data.foreign import as_dataset
 from foveal.errors import InputError
 from foveal.report.draw import save_pictures
 from foveal.report.html import write_report
@@ -17,8 +19,11 @@ from foveal.train.run import Run
 from foveal.train.stopping import Interrupted
 
 
-def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
+def train(system: System, dataset: Any, config: TrainConfig | None = None) -> Run:
     """Train a system on the train split, choose the best epoch by the val split, leave a run directory with a report.
+
+    dataset: one of `load_dataset`; or a torch Dataset of pairs (image, number of its class), split by content.
+
 
     A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
     With `refit` there follows what a run would be from the same start, on the train and val splits as one train split,
@@ -32,7 +37,14 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
 
     Raises InputError for data or settings that do not fit, before the first step.
     """
-    config = config or TrainConfig()
+    if not isinstance(system, System):
+        how = "foveal.create makes one by its name" if isinstance(system, str) else "derive yours from it (README.md)"
+        raise InputError(f"system is a foveal.system.System, not a {type(system).__name__}: {how}")
+    config = TrainConfig() if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise InputError(f"config is a foveal.TrainConfig, not a {type(config).__name__}: write TrainConfig(epochs=3)")
+    dataset = as_dataset(dataset, system.labels)
+    system.class_ids = dict(dataset.ids_of_classes)
     try:
         run = loop.train(system, dataset, config)
     except (InputError, Interrupted) as end:

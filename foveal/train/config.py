@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from foveal.errors import InputError, nearest
 from foveal.system import System
+from foveal.train.kinds import check_kind
 
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
@@ -212,6 +213,9 @@ def resolve(
     user = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
     if unknown := [name for name in recipe if name not in TrainConfig.__dataclass_fields__]:
         raise InputError(f"recipe of {owner}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
+    hints = get_type_hints(TrainConfig)
+    for name, value in user.items():
+        check_kind(name, value, hints[name])
     for name, choices in _CHOICES.items():
         if user.get(name, choices[0]) not in choices:
             raise InputError(f"unknown {name} {user[name]!r}{nearest(str(user[name]), choices)}")

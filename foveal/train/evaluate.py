@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from foveal.catalog import trained, variant
 from foveal.data.dataset import Dataset
+from foveal.data.foreign import as_dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
@@ -23,7 +25,7 @@ from foveal.weights.packages import PACKAGED, available
 
 def evaluate(
     system: System,
-    dataset: Dataset,
+    dataset: Any,
     *,
     batch_size: int = 64,
     workers: int | None = None,
@@ -38,6 +40,7 @@ def evaluate(
 
     Raises InputError for data of another task, with classes that the system does not know, or with nothing to measure.
     """
+    dataset = as_dataset(dataset, system.labels)
     loader = evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)
     check_truths(system, loader.dataset)
     return measure(system, loader, evaluators=judged(system, dataset, judge)).values
@@ -53,9 +56,11 @@ def judged(system: System, dataset: Dataset, judge: System | str | None = None) 
     if judge is None:
         known = [name for name in PACKAGED if set(dataset.labels) <= set(variant(name).labels) and available(name)]
         judge = known[0] if dataset.labels and known else None
-    found = trained(judge).to(system.device) if isinstance(judge, str) else judge
-    if found is not None and not found.can("score"):
-        raise InputError(f"{found.name or judge} cannot judge: it is a system to {found.task}, not to classify")
+    found: Any = trained(judge).to(system.device) if isinstance(judge, str) else judge
+    if found is not None and getattr(found, "task", None) != "classify":
+        name = getattr(found, "name", None) or (judge if isinstance(judge, str) else type(found).__name__)
+        what = f"a system to {found.task}" if isinstance(found, System) else "no system"
+        raise InputError(f"judge {name} is {what}: take a classifier, or a run of one")
     return partial(thorough_evaluator, system, found)
 
 

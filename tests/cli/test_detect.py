@@ -1,8 +1,12 @@
 """The verbs with a detector: tables, JSON, COCO's files, pictures, and one line for whatever has no effect."""
 
 import json
+import os
+import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from PIL import Image
 
 import foveal
 from foveal.data.image import read_image, write_image
+from foveal.data.sources import load_dataset
+from foveal.data.writers import write_voc
 from foveal.report.answers import image_ids
 from tests.cli.conftest import Answer
 from tests.data.annotated import coco, write_json
@@ -64,6 +70,7 @@ def test_predict_saves(works: Callable[..., Answer], photos: Path, tmp_path: Pat
     works("predict", "run", photos, "--out", out, "--threshold", 0.99)
     assert {path.name for path in out.iterdir()} == {
         "predictions.json",
+        "image_info.json",
         *(f"{number:06}_objects.png" for number in (7, 12, 30)),
     }
     saved = json.loads((out / "predictions.json").read_text())
@@ -85,6 +92,88 @@ def test_two_images_of_one_name(works: Callable[..., Answer], photos: Path, tmp_
     assert ids == {str(photos / "000007.png"), str(photos / "000030.png"), str(tmp_path / "more/000007.png")}
     assert image_ids(["a/0012.jpg", "b/x.png"]) == [12, "x"]
     assert image_ids(["a/012.jpg", "a/12.jpg"]) == ["a/012.jpg", "a/12.jpg"]
+
+
+def test_ids_are_listed_with_what_they_stand_for(
+    works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker
+) -> None:
+    looker.class_ids = {"green": 40}  # of the file that it was trained on, which has no red
+    works("predict", "run", photos, photos / "000007.png", photos / ".." / "photos" / "000012.png", "--out", tmp_path)
+    rows = json.loads((tmp_path / "predictions.json").read_text())
+    assert [(row["image_id"], row["category_id"]) for row in rows] == [(7, 40), (7, 41), (30, 40), (30, 41)]
+    info = json.loads((tmp_path / "image_info.json").read_text())
+    assert {row["id"]: Path(row["file_name"]).name for row in info["images"]} == {
+        7: "000007.png",
+        12: "000012.png",
+        30: "000030.png",
+    }
+    assert info["categories"] == [{"id": 41, "name": "red"}, {"id": 40, "name": "green"}]
+
+
+NAMES = (
+    ("sub/1.png", "1.png"),
+    ("xcam/1.png", "cam/1.png"),
+    ("./1.png", "sub//1.png"),
+    ("sub/../1.png", "other/../sub/1.png"),
+)
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (9, 3), ("one", "two"), ("2", 2)])
+@pytest.mark.parametrize("names", NAMES)
+def test_evaluate_gives_each_image_the_id_of_its_file(
+    works: Callable[..., Answer], tmp_path: Path, names: tuple[str, str], numbers: tuple[Any, Any]
+) -> None:
+    document = coco({5: "green", 90: "red"}, {name: [(5, 0, 0, 8, 8)] for name in names}, size=(32, 32))
+    for row, number in zip(document["images"], numbers, strict=True):
+        row["id"] = number
+    for row, number in zip(document["annotations"], numbers, strict=True):
+        row["image_id"] = number
+    for folder in ("sub", "other", "cam", "xcam"):
+        (tmp_path / folder).mkdir()
+    only = torch.zeros(3, 32, 32)
+    only[0, 4:12, 4:12] = 1  # red
+    for name, pixels in zip(names, (image(), only), strict=True):
+        write_image(tmp_path / name, pixels)
+    file = write_json(tmp_path / "instances_val.json", document)
+    works("evaluate", "run", "--data", file, "--out", tmp_path / "out", "--workers", 0)
+    rows = json.loads((tmp_path / "out/predictions.json").read_text())
+    found = {number: [row["category_id"] for row in rows if row["image_id"] == number] for number in numbers}
+    assert found == {numbers[0]: [5, 90], numbers[1]: [90]}
+    assert len(rows) == 3
+
+
+def test_evaluate_without_a_file_of_ids(
+    works: Callable[..., Answer], tmp_path: Path, looker: Looker, photos: Path
+) -> None:
+    data = load_dataset(
+        write_json(photos / "val.json", coco({1: "green"}, {"000012.png": [(1, 0, 0, 8, 8)]}, (32, 32)))
+    )
+    write_voc(data, tmp_path / "voc")
+    shutil.copy(photos / "000007.png", tmp_path / "voc/JPEGImages/000012.png")
+    looker.class_ids = {"green": 3, "red": 8}
+    found = {}
+    for verb, words in (("evaluate", ("--data", tmp_path / "voc")), ("predict", (tmp_path / "voc/JPEGImages",))):
+        works(verb, "run", *words, "--out", tmp_path / verb)
+        found[verb] = json.loads((tmp_path / verb / "predictions.json").read_text())
+    assert [(row["image_id"], row["category_id"]) for row in found["evaluate"]] == [(12, 3), (12, 8)]
+    assert found["evaluate"] == found["predict"]
+
+
+def test_ctrl_c_saves_what_is_done(
+    call: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = looker.predict
+
+    def predict(images: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return before(images)
+
+    monkeypatch.setattr(looker, "predict", predict)
+    answer = call("predict", "run", photos, "--out", tmp_path / "out", "--json")
+    assert answer.code == 130
+    assert answer.err == "foveal: stopped after 1 of 3 images, whose answers are here\n"
+    assert [Path(row["image"]).name for row in answer.document()["predictions"]] == ["000007.png"]
+    assert {row["image_id"] for row in json.loads((tmp_path / "out/predictions.json").read_text())} == {7}
 
 
 def test_evaluate(works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import foveal
 from foveal.catalog import describe
 from foveal.data.sources import load_dataset
+from foveal.errors import InputError
 from foveal.train import checkpoint
 from foveal.train.evaluate import evaluation_loader
 from tests.parity.compare import randomise
@@ -72,3 +73,17 @@ def test_what_does_not_fit(made: Path, call: Run) -> None:
         answer = call(*words, *more)
         assert answer.code == 2
         assert said in answer.err
+
+
+def test_a_judge_that_is_no_classifier(made: Path, call: Run) -> None:
+    detector = foveal.create("retinanet_nano", labels=("a",))
+    checkpoint.save(made.parent / "detector.safetensors", describe(detector), detector.state_dict())
+    words = ("evaluate", made, "--data", made.parent / "images", "--judge")
+    for judge in (made.parent / "detector.safetensors", made):
+        answer = call(*words, judge)
+        assert answer.code == 2
+        assert answer.err.count("\n") == 1
+        assert "take a classifier, or a run of one" in answer.err
+    data = load_dataset(str(made.parent / "images"), "generate")
+    with pytest.raises(InputError, match="judge Linear is no system: take a classifier"):
+        foveal.evaluate(foveal.load(made), data, judge=nn.Linear(1, 1))  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,6 +90,46 @@ def test_a_reader_that_has_gone() -> None:
     os.close(writing)
     _, err = command.communicate(timeout=60)
     assert (command.returncode, err) == (0, "")
+
+
+def shell(words: str, tail: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    """A command line of foveal with what a shell puts behind it; its own exit code is the last line on stdout."""
+    text = f"({sys.executable} -m foveal {words}; echo $? >&3) {tail}"
+    return subprocess.run(["bash", "-c", f"exec 3>&1; {text}"], capture_output=True, text=True, timeout=120, **settings)
+
+
+TRAIN = "train linear_softmax --data digits --epochs 1 --no-report --workers 0"
+
+
+@pytest.mark.parametrize(
+    ("words", "tail", "code"),
+    [
+        ("list --json", "| true", "0"),
+        ("cost lenet --json", ">&-", "0"),
+        ("cost lenet", "2>&-", "0"),
+        ("check gone", "2>&-", "2"),
+        ("check gone", "2>&1 | true", "2"),
+        (TRAIN, ">&-", "0"),
+        (TRAIN, "2>&1 | true", "0"),
+        (TRAIN, "<&- >&- 2>&-", "0"),
+        (TRAIN, "2>/dev/full", "0"),
+    ],
+)
+def test_output_that_nobody_reads_changes_nothing(words: str, tail: str, code: str, tmp_path: Path) -> None:
+    done = shell(words, tail, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert done.stdout.splitlines()[-1:] == [code]
+    assert "Traceback" not in done.stderr
+    assert "rror" not in done.stderr
+    if words == TRAIN:
+        (run,) = (tmp_path / "runs").iterdir()
+        assert json.loads((run / "run.json").read_text())["status"] == "finished"
+
+
+def test_predict_saves_before_its_reader_leaves(tmp_path: Path, shared_run: Path, images: Path) -> None:
+    (images / "one" / "bad.png").write_bytes(b"no image")
+    done = shell(f"predict {shared_run} {images} --json --out {tmp_path / 'out'} 2>/dev/null", "| true")
+    assert (done.stdout, done.stderr) == ("2\n", "")  # for the bad image
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]) > 3
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a full device")

@@ -12,7 +12,7 @@ import torch
 from foveal.data.builtin import digits
 from foveal.data.dataset import Dataset, ImageArray
 from foveal.data.sources import load_dataset
-from foveal.data.writers import coco_ids, write_coco, write_predictions, write_voc, write_yolo
+from foveal.data.writers import write_coco, write_predictions, write_voc, write_yolo
 from foveal.errors import InputError
 from foveal.structures import Objects
 from tests.data.annotated import coco, picture, write_json
@@ -122,11 +122,15 @@ def test_images_that_are_no_files(tmp_path: Path) -> None:
 
 
 def test_predictions_with_the_ids_of_a_file(dataset: Dataset, tmp_path: Path) -> None:
-    images, categories = coco_ids(tmp_path / "data" / "val" / "_annotations.coco.json")
-    assert images == {"val0.jpg": 10, "val1.jpg": 20, "val2.jpg": 30}
-    assert categories == {LABELS[0]: 6, LABELS[1]: 7, LABELS[2]: 8}
+    assert {Path(dataset.name(i)).name: dataset.id(i) for i in range(len(dataset))} == {
+        f"{split}{n}.jpg": 10 * (n + 1) for split in ("train", "val", "test") for n in range(3)
+    }
     view = dataset.select("val")
-    ids = [images[Path(view.name(i)).name] for i in range(3)]
+    # Each file has its own, of which that of the training data comes first.
+    for number, part in enumerate((dataset, view, dataset.select("test"))):
+        assert part.ids_of_classes == {label: 5 + k + number for k, label in enumerate(LABELS)}
+    ids: list[Any] = [view.id(i) for i in range(3)]
+    categories = view.ids_of_classes
     found = [
         Objects(torch.tensor([[1.0, 2, 4, 8]]), torch.tensor([2]), torch.tensor([0.5])),
         Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0)),

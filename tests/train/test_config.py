@@ -1,3 +1,7 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
 from foveal.errors import InputError
@@ -100,3 +104,33 @@ def test_none_is_a_value_and_the_users_way_to_move_the_image_displaces_the_recip
     assert (config.clip, config.crop_scale, config.shift) == (None, None, 0.1)
     assert (origins["clip"], origins["crop_scale"], origins["shift"]) == ("user", "default", "user")
     assert resolve(TrainConfig(crop_scale=(0.5, 1.0)), {"shift": 0.125}, "x")[0].shift == 0.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": "3"}, "epochs is a whole number, not '3'"),
+        ({"epochs": 3.0}, "epochs is a whole number, not 3.0"),
+        ({"epochs": True}, "epochs is a whole number, not True"),
+        ({"lr": "fast"}, "lr is a number, not 'fast'"),
+        ({"clip": [1]}, r"clip is a number or None, not \[1\]"),
+        ({"flip": 1}, "flip is True or False, not 1"),
+        ({"milestones": (3, "x")}, r"milestones is a tuple, each part a whole number or None, not \(3, 'x'\)"),
+        ({"out": 7}, "out is a text or None, not 7"),
+        ({"transforms": (7,)}, r"transforms is a tuple, each part a Callable, not \(7,\)"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=f"^{said}$"):
+        resolve(TrainConfig(**settings), {}, "x")
+
+
+def test_numbers_of_numpy_and_paths_are_values_too() -> None:
+    settings: dict[str, Any] = {
+        "epochs": np.int64(3),
+        "lr": 1,
+        "clip": np.float32(2),
+        "out": Path("x"),
+        "workers": None,
+    }
+    assert resolve(TrainConfig(**settings), {}, "x")[0].epochs == 3

@@ -1,5 +1,6 @@
 """A run that is killed at any moment loses nothing: it ends bitwise equal to the run that was never killed."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -12,7 +13,12 @@ import pytest
 import torch
 
 import foveal
+from foveal.data.dataset import ImageFiles
+from foveal.data.image import write_image
+from foveal.errors import InputError
 from foveal.train import checkpoint
+from foveal.train.config import TrainConfig
+from foveal.train.run import Run
 from tests.toys import small_digits
 
 KILLS = 20
@@ -83,3 +89,32 @@ def compare(one: Path, two: Path) -> None:
             assert torch.equal(value, {**b.weights, **b.state}[name]), f"{which}: {name}"
     metrics = [(path / "metrics.jsonl").read_text().count('"event": "epoch"') for path in (one, two)]
     assert metrics == [6, 6]
+
+
+def test_a_run_whose_reader_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for n in range(12):
+            write_image(tmp_path / "data" / name / f"{n}.png", torch.full((3, 8, 8), (name == "b") * 200 + n).byte())
+    data, here, read = foveal.load_dataset(tmp_path / "data"), os.getpid(), ImageFiles.__getitem__
+
+    def run(out: str, **settings: Any) -> Run:
+        torch.manual_seed(0)
+        config = TrainConfig(out=str(tmp_path / out), epochs=4, batch_size=4, report=False, quiet=True, **settings)
+        return foveal.train(foveal.create("linear_softmax", labels=data.labels), data, config)
+
+    def killed(self: ImageFiles, index: int) -> torch.Tensor:
+        if os.getpid() != here and (tmp_path / "run/best.safetensors").exists():  # in the second epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFiles, "__getitem__", killed)
+        with pytest.raises(InputError, match=r"was killed by SIGKILL.*--resume"):
+            run("run", workers=2)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "was killed by SIGKILL" in record["error"]
+    resumed, whole = run("run", workers=2, resume=True), run("whole", workers=0)
+    assert [epoch["train"] for epoch in resumed.history] == [epoch["train"] for epoch in whole.history]
+    assert torch.equal(resumed.system.classifier.weight, whole.system.classifier.weight)  # type: ignore[union-attr]
