@@ -18,7 +18,7 @@ from foveal.data.files import SPLIT_NAMES, STRICT, Complaints, image_files, natu
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.objects import CLIPPED
 from foveal.data.splits import UNSPLIT, complete_splits, split_by_content
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, nearest, one_line
 
 CSV_COLUMNS = ("path", "label", "split")
 Reader = Callable[[Path, Complaints], Dataset]
@@ -42,10 +42,14 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
     if complain.mended:
         told = ", ".join(f"{count} {kind}" for kind, count in complain.mended.items())
         left = "" if set(complain.mended) == {CLIPPED} else "; what lay outside or had no area was left out"
-        sys.stderr.write(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them\n")
+        _tell(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them")
     for note in complain.notes:
-        sys.stderr.write(f"foveal: {source}: {note}\n")
+        _tell(f"foveal: {source}: {note}")
     return dataset if split is None else dataset.select(split)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(one_line(line) + "\n")
 
 
 def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, Complaints]:

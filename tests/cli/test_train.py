@@ -396,16 +396,14 @@ def test_resuming_a_finished_run_changes_nothing(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", '{"name": "lenet"}', "\udcff"])
-def test_a_damaged_record(
-    works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, run: Path, content: str
-) -> None:
+def test_a_damaged_record(fails: Callable[..., str], shared_images: Path, run: Path, content: str) -> None:
     (run / "run.json").write_text(content, "utf-8", "surrogateescape")
-    words = ("train", "lenet", *RUN, "--data", shared_images, "--out", run)
-    line = fails(*words, "--resume")
-    assert f"{run / 'run.json'} is damaged" in line
-    assert "--overwrite" in line
-    assert (run / "run.json").read_text("utf-8", "surrogateescape") == content
-    works(*words, "--overwrite")
+    before = contents(run)
+    for word in ("--resume", "--overwrite"):  # which removes nothing of what may be no run
+        line = fails("train", "lenet", *RUN, "--data", shared_images, "--out", run, word)
+        assert f"{run / 'run.json'} is damaged" in line
+        assert "choose another directory" in line
+        assert contents(run) == before
 
 
 def test_a_record_without_permission(
@@ -414,7 +412,7 @@ def test_a_record_without_permission(
     def refuse(*args: Any, **kwargs: Any) -> Any:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("foveal.filesystem.os.fstat", refuse)
     line = fails("train", "lenet", *RUN, "--data", shared_images, "--out", run, "--resume")
     assert f"cannot read {run / 'run.json'}: Permission denied" in line
 
@@ -422,7 +420,8 @@ def test_a_record_without_permission(
 def test_overwriting_leaves_nothing_of_the_old_run(
     works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, run: Path
 ) -> None:
-    (run / "pictures").mkdir()
+    (run / "pictures").mkdir(exist_ok=True)
+    (run / "run.json").write_text(json.dumps({**record(run), "pictures": ["old.png"]}))
     for name in ("pictures/old.png", "nonfinite.safetensors", "report.html", "notes.txt"):
         (run / name).write_text("old")
     words = ("train", "lenet", "--data", shared_images, "--out", run, *QUICK, "--overwrite")
