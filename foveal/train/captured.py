@@ -3,7 +3,6 @@
 The structure that is expected comes from the running objects themselves, not from a list of keys.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -111,7 +110,8 @@ def _example(config: TrainConfig) -> dict[str, Any]:
 
 def _moment(value: Any, example: Any, shape: torch.Size, size: int, place: str) -> None:
     """Check what an optimizer keeps under one key, for a parameter of a shape among `size` numbers in all."""
-    scalar = _is_number(value) or (isinstance(value, Tensor) and value.numel() == 1 and bool(torch.isfinite(value)))
+    alone = isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point()
+    scalar = _is_number(value) or (alone and bool(torch.isfinite(value)))
     match example:
         case Tensor() if example.ndim:
             expected = shape if example.shape == SHAPE else torch.Size((size,))
@@ -157,7 +157,8 @@ def _alike(value: Any, own: Any, place: str) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e100 and math.isfinite(value)
+    # Torch converts them to int64 and float32.
+    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and abs(value) < 1e38)
 
 
 def _keys(value: Any, expected: Any, place: str) -> None:

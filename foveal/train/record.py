@@ -249,7 +249,9 @@ def read_record(directory: Path) -> dict[str, Any]:
         check_resolved(record["config"], "config")
         if missing := sorted(record["config"].keys() - record["origins"].keys()):
             raise InputError(f"origins.{missing[0]} is missing")
-        if min(record["preprocess"].get("size", (1, 1))) < 1:
+        if "size" not in record["preprocess"]:
+            raise InputError("preprocess.size is missing")
+        if min(record["preprocess"]["size"]) < 1:
             raise InputError("preprocess.size has to be above 0")
     except InputError as error:
         raise InputError(f"{directory / 'run.json'}: {error}; {REPAIR}") from None

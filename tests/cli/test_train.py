@@ -81,7 +81,7 @@ def test_train(works: Callable[..., Answer], shared_images: Path, tmp_path: Path
     assert f"run directory: {run}" in answer.out
     assert "epoch 1/1" in answer.err
     assert {"run.json", "metrics.jsonl", "best.safetensors", "last.safetensors"} <= set(contents(run))
-    assert not [file for file in contents(run) if file.endswith(".tmp")]
+    assert not [file for file in contents(run) if file.endswith((".tmp", ".partial"))]
     assert (run / "last.safetensors").stat().st_mode == (run / "run.json").stat().st_mode
     said = record(run)
     assert (said["name"], said["status"], said["best_epoch"]) == (name, "finished", 1)
@@ -409,10 +409,14 @@ def test_a_damaged_record(fails: Callable[..., str], shared_images: Path, run: P
 def test_a_record_without_permission(
     fails: Callable[..., str], shared_images: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    real = os.open
 
-    monkeypatch.setattr("foveal.filesystem.os.fstat", refuse)
+    def refuse(path: Any, *rest: Any, **named: Any) -> int:
+        if os.fspath(path) == str(run / "run.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
     line = fails("train", "lenet", *RUN, "--data", shared_images, "--out", run, "--resume")
     assert f"cannot read {run / 'run.json'}: Permission denied" in line
 
@@ -531,7 +535,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(
     works(*words, tmp_path / "cut", "--resume")
     works(*words, tmp_path / "whole")
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list((tmp_path / "cut").glob(".*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -566,7 +570,7 @@ def test_no_space_left(
         line = fails(*words("cut"))
     last = tmp_path / "cut/last.safetensors"
     assert f"cannot write {last}: no space left on the device; {last} still holds the state before" in line
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list((tmp_path / "cut").glob(".*.partial"))
     assert checkpoint.read(last).header["state"]["progress"]["epoch"] == 1
     assert foveal.load(last).labels == ("one", "two", "zero")
     assert foveal.load(tmp_path / "cut").labels == ("one", "two", "zero")

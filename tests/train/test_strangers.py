@@ -113,12 +113,13 @@ def test_what_is_planted_leads_nowhere(
             (outside / "victim").write_text("precious")
         plant(place, outside)
         before = contents(outside)
+        refusal = ""
         try:
             learn(run, **{way: True}, epochs=2 if way == "resume" else 1)
-            assert json.loads((run / "run.json").read_text())["status"] == "finished"
         except InputError as error:
-            assert "\n" not in str(error)
-            assert str(run) in str(error)
+            refusal = str(error)
+        assert str(run) in refusal if refusal else '"finished"' in (run / "run.json").read_text()
+        assert "\n" not in refusal
         assert contents(outside) == before, name
         if plant is folder:
             assert (place / "mine").read_text() == "mine"
