@@ -168,7 +168,10 @@ HOSTILE = (
 )
 
 
-def test_no_control_character_reaches_the_screen(call: Callable[..., Answer], tmp_path: Path) -> None:
+def test_no_control_character_reaches_the_screen(
+    call: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     draw, words = random.Random(0), []
     options = ("--data", "--out", "--size", "--epochs", "--weights", "--json", "--labels", "--device", "--resume", "--")
     plain = ("lenet", "resnet_nano", "digits", "runs/none", "3", "0.5", "")
