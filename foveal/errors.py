@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 MOST_NAMED = 12  # names that a line can hold
+# Letters and marks that no terminal draws, though Python counts them as printable.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 
 
 class InputError(ValueError):
@@ -14,6 +16,16 @@ class InputError(ValueError):
     """
 
     run: Any = None
+
+
+def one_line(text: str, keep: str = "") -> str:
+    """Text that may hold names from strangers, safe for a terminal: controls, overrides of the writing direction and
+    invisible characters become escapes. keep: characters that stay as they are."""
+    return "".join(c if c in keep or (c.isprintable() and c not in _INVISIBLE) else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def few(names: Sequence[str], count: int = 3) -> str:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, nearest, one_line
 
 VERBS = {
     "list": "the systems there are",
@@ -128,5 +128,5 @@ class _Messages(io.TextIOWrapper):
 
 
 def _fail(code: int, text: str) -> int:
-    print("foveal:", " ".join(text.split()), file=sys.stderr)
+    print("foveal:", one_line(" ".join(text.split())), file=sys.stderr)
     return code

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from foveal.catalog import ENTRIES
 from foveal.cli import drop_output
-from foveal.errors import InputError
+from foveal.errors import InputError, one_line
 
 Arguments = TypeVar("Arguments")
 RunOrName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|NAME")]
@@ -121,7 +121,7 @@ def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a verb on stdout, as one JSON document or as text. A reader that leaves early has read enough."""
     if as_json or text:
         try:
-            print(json.dumps(document, indent=1) if as_json else text, flush=True)
+            print(json.dumps(document, indent=1) if as_json else _safe(text), flush=True)
         except BrokenPipeError:
             drop_output()
 
@@ -140,6 +140,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return capture.get().rstrip("\n")
 
 
-def one_line(text: str) -> str:
-    """A text, such as the name of a file, with escapes for what a line cannot show."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+def _safe(text: str) -> str:
+    """Lines of text for the screen, in which the bold headings of `table` alone are control sequences."""
+    parts = re.split(r"(\x1b\[[01]m)", text) if sys.stdout and sys.stdout.isatty() else [text]
+    return "".join(part if number % 2 else one_line(part, "\n\t") for number, part in enumerate(parts))

@@ -9,6 +9,7 @@ import tyro
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output
 
 
 @dataclass
@@ -64,6 +65,8 @@ def run(words: list[str]) -> None:
         raise InputError(f"cannot write {out}: it is a folder")
     if options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
+    for path in (out, out.with_suffix(".npy")):
+        check_output(path, [Path(options.image)])
     image = read_image(options.image)
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     found = explain(system, image, options.method, options.target, options.object, **settings)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, parse
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output, make_folder
 
 MOST_FRAMES = 60  # of a film
 
@@ -65,6 +66,11 @@ def run(words: list[str]) -> None:
     check_folder(out.parent if out.suffix else out)
     if options.trace and Path(options.trace).suffix.lower() != ".gif":
         raise InputError(f"trace must be a file whose name ends in .gif, not {options.trace}")
+    inputs = [
+        path for names in (options.images, options.having, options.lacking) if names for path in image_files(names)
+    ]
+    for path in (out, *([Path(options.trace)] if options.trace else [])):
+        check_output(path, inputs)
 
     import torch
 
@@ -200,10 +206,10 @@ def _written(out: Path, images: Any, columns: int | None) -> list[str]:
     from foveal.data.tiles import write_tiles
 
     if out.suffix:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         write_tiles(out, images, columns)
         return [str(out)]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     paths = [out / f"{number:04}.png" for number in range(len(images))]
     for path, image in zip(paths, images, strict=True):
         write_image(path, image)

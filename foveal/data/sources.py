@@ -16,7 +16,7 @@ from foveal.data.labelled import unlabelled
 from foveal.data.objects import CLIPPED
 from foveal.data.table import from_csv
 from foveal.data.traits import sampled_notes
-from foveal.errors import InputError, nearest
+from foveal.errors import InputError, nearest, one_line
 
 Reader = Callable[[Path, Complaints], Dataset]
 
@@ -40,10 +40,14 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
     if complain.mended:
         told = ", ".join(f"{count} {kind}" for kind, count in complain.mended.items())
         left = "" if set(complain.mended) == {CLIPPED} else "; what lay outside or had no area was left out"
-        sys.stderr.write(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them\n")
+        _tell(f"foveal: {source}: of {complain.boxes} boxes {told}{left}; foveal check names them")
     for note in (*complain.notes, *complain.files(), *sampled_notes(dataset)):
-        sys.stderr.write(f"foveal: {source}: {note}\n")
+        _tell(f"foveal: {source}: {note}")
     return dataset if split is None else dataset.select(split)
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(one_line(line) + "\n")
 
 
 def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, Complaints]:

@@ -1,19 +1,15 @@
 """Many images of one size as one, or as a film."""
 
-import contextlib
 import math
-import os
-import secrets
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from foveal.data.image import write_image
-from foveal.errors import InputError
+from foveal.filesystem import replacing
 
 SIDE = 64  # pixels that small images are enlarged to, or more
 GAP = 4  # pixels between images
@@ -48,15 +44,7 @@ def write_film(path: str | PathLike[str], frames: Sequence[Tensor]) -> None:
 
     Raises InputError where it cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(8)}")
     first, *rest = [Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()) for frame in frames]
     duration = [MILLISECONDS] * len(rest) + [LAST]
-    try:
-        first.save(partial, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as file:
+        first.save(file, "GIF", save_all=True, append_images=rest, duration=duration, loop=0)

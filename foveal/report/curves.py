@@ -50,7 +50,7 @@ def chart(name: str, lines: Mapping[str, Points], best: int | None, along: str =
     low, high = min(values), max(values)
     logarithmic = low > 0 and math.log10(high / low) > DECADES
     if logarithmic:
-        ticks = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+        ticks = [10.0**n for n in range(max(-300, math.floor(math.log10(low))), math.ceil(math.log10(high)) + 1)]
     else:
         low, high = (low, high) if low < high else (min(low, 0.0), max(high, 0.0) or 1.0)
         ticks = list(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))

@@ -14,6 +14,7 @@ from torch import Tensor
 from foveal.errors import InputError
 from foveal.explain.explanation import Explanation
 from foveal.explain.faithfulness import Curves
+from foveal.filesystem import make_folder, replacing
 from foveal.report.letters import default_font, drawn, font_of, save_numbers
 from foveal.structures import to_float
 from foveal.system import resize
@@ -44,13 +45,10 @@ def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "
 
 def save_figure(figure: Any, path: Path) -> None:
     """A figure as PNG. Raises InputError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box says as much
-            figure.savefig(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    make_folder(path.parent)
+    with replacing(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # an empty box says as much
+        figure.savefig(file, format="png")
 
 
 def save_pictures(directory: Path, pictures: Mapping[str, tuple[Tensor, Sequence[str]]]) -> list[Path]:

@@ -10,8 +10,10 @@ import torch
 from foveal.data.dataset import Dataset
 from foveal.data.image import read_image
 from foveal.data.tiles import tiles
+from foveal.errors import InputError
 from foveal.report.parts import Html, join, note, number, picture, table, tag
 from foveal.system import System, evaluating
+from foveal.train.directory import SAMPLE
 from foveal.train.evaluate import evaluation_loader, judged, measure
 
 SHOWN = 16  # images
@@ -60,8 +62,14 @@ def over_time(directory: Path) -> list[tuple[str, Html]]:
     """The samples that a run has left on its way, as a section; none where there are none."""
     cards = []
     for path in sorted((directory / "samples").glob("epoch-*.png")):
-        epoch = int(path.stem.removeprefix("epoch-"))
-        drawn = picture(read_image(path), f"what the system made after epoch {epoch}")
+        name = SAMPLE.fullmatch(path.name)
+        if not name or path.is_symlink():
+            continue
+        epoch = int(name[1])
+        try:
+            drawn = picture(read_image(path), f"what the system made after epoch {epoch}")
+        except InputError as error:
+            drawn = note(f"Not available: {error}")
         cards.append(tag("figure", drawn, tag("figcaption", f"epoch {epoch}"), class_="card"))
     if not cards:
         return []

@@ -1,7 +1,5 @@
 """The report of a run: one HTML page that needs nothing but itself."""
 
-import json
-import os
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,23 +11,18 @@ from foveal.catalog import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
+from foveal.filesystem import write_text
 from foveal.report import classify, detect, generate, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
-from foveal.train.record import is_epoch, read_metrics
+from foveal.train.record import completed, is_epoch, read_metrics, read_record
 from foveal.train.screen import duration
 
 Section = tuple[str, Html]
 
 # Whatever the names of files and classes are, the page loads and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-# Of run.json, what is shown.
-PARTS = {
-    *("foveal", "name", "task", "status", "data", "variant", "preprocess"),
-    *("config", "origins", "environment", "unreadable"),
-}
 
 # What a task adds: (system, view, batch size, workers) -> sections.
 TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {
@@ -50,31 +43,11 @@ def write_report(run: str | PathLike[str], dataset: Dataset, system: System | No
     file cannot be written.
     """
     directory = Path(run)
-    record, events = _read(directory)
+    record, events = read_record(directory), read_metrics(directory / "metrics.jsonl")
     system = load(directory) if system is None else system
     page = _page(directory, record, events, dataset, system)
-    path, temporary = directory / "report.html", directory / "report.html.tmp"
-    try:
-        temporary.write_text(page, "utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    return path
-
-
-def _read(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """run.json, and the lines of metrics.jsonl."""
-    path = directory / "run.json"
-    try:
-        record = json.loads(path.read_text("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise InputError(f"cannot read {error.filename}: {error.strerror}; a report is of a run directory") from None
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-    if missing := PARTS - record.keys():
-        raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}")
-    return record, read_metrics(directory / "metrics.jsonl")
+    write_text(directory / "report.html", page)
+    return directory / "report.html"
 
 
 def _page(
@@ -166,7 +139,7 @@ def _end(
     """How a run ended that did not come to its end, and how to go on."""
     if record["status"] not in ("interrupted", "failed"):
         return []
-    done = f"after epoch {len(history)} of {record['config']['epochs']}"
+    done = f"after epoch {len(history)} of {completed(record['config'])['epochs']}"
     done = f"in its refit, after epoch {len(again)}" if again else done if history else "in its first epoch"
     how = Html(f"add {tag('code', f'--resume --out {directory}')} to the same command")
     if record["status"] == "interrupted":
@@ -206,7 +179,7 @@ def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
     if system.task not in TASKS:
         return []
     view, has_val = _measured(dataset)
-    config = record["config"]
+    config = completed(record["config"])
     try:
         sections = TASKS[system.task](system, view, config["batch_size"], config["workers"])
     except (InputError, torch.OutOfMemoryError) as error:
@@ -230,7 +203,7 @@ def _signals(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
     """Activations and gradients by depth, of a system with one loss."""
     if not system.can("loss") or len(system.players) != 1:
         return []
-    view, config = _measured(dataset)[0], record["config"]
+    view, config = _measured(dataset)[0], completed(record["config"])
     return [("Signals by depth", _made(lambda: signals.section(system, view, config["seed"], config["workers"])))]
 
 

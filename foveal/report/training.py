@@ -9,7 +9,8 @@ from rich.console import Console
 from foveal.catalog import load
 from foveal.data.dataset import Dataset
 from foveal.data.foreign import as_dataset
-from foveal.errors import InputError
+from foveal.errors import InputError, one_line
+from foveal.filesystem import own_folder
 from foveal.report.draw import save_pictures
 from foveal.report.html import write_report
 from foveal.system import System
@@ -74,11 +75,12 @@ def leave_report(run: Run, dataset: Dataset, system: System | None = None) -> No
         return
     try:
         best = _saved(run) if system is None else system
-        save_pictures(run.directory, best.pictures())
+        own_folder(run.directory, "pictures")
+        run.note_pictures([path.name for path in save_pictures(run.directory, best.pictures())])
         run.report = write_report(run.directory, dataset, best)
     except Exception as error:  # whatever it is: what was learned is safe, so this run has not failed
-        said = str(error) if isinstance(error, InputError) else repr(error)
-        tell(f"foveal: no report: {' '.join(said.split())}")
+        reason = str(error) if isinstance(error, InputError) else repr(error)
+        tell(f"foveal: no report: {' '.join(reason.split())}")
 
 
 def _saved(run: Run) -> System:
@@ -89,4 +91,4 @@ def _saved(run: Run) -> System:
 
 def tell(line: str) -> None:
     """A line on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(line, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(one_line(line), markup=False)

@@ -8,7 +8,8 @@ under names that begin with "train/". What reads them is in weights/saved.py, fo
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,33 @@ from torch import Tensor
 import foveal
 from foveal.catalog import describe
 from foveal.errors import InputError
+from foveal.filesystem import replacing
 from foveal.weights.saved import FORMAT, TRAIN, Checkpoint, find, read, restore
 
 __all__ = ["TRAIN", "Checkpoint", "describe", "find", "flatten", "read", "restore", "save", "unflatten"]
 
+_FULL = {
+    errno.ENOSPC: "no space left on the device",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may not be that large here",
+}
+
+
+@contextmanager
+def resumable(path: Path) -> Iterator[None]:
+    """An InputError on writing a file of a run also says how the run can go on."""
+    try:
+        yield
+    except InputError as error:
+        full = [reason for number, reason in _FULL.items() if os.strerror(number) in str(error)]
+        text = f"cannot write {path}: {full[0]}" if full else str(error)
+        kept = f"; {path} still holds the state before" if path.suffix == ".safetensors" and path.exists() else ""
+        go_on = "go on with --resume" if (path.parent / "run.json").exists() else "start again"
+        raise InputError(f"{text}{kept}; {'free some space and ' if full else ''}{go_on}") from None
+
 
 def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a checkpoint so that at any moment the path holds either the old file or the new one, whole."""
-    temporary = path.with_name(path.name + ".tmp")
     # A copy of each tensor that shares memory with another: safetensors stores each on its own.
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
@@ -34,22 +54,13 @@ def save(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
         if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
             whole[name] = tensor.clone()
         seen.add(tensor.untyped_storage().data_ptr())
-    try:
-        record = {"format": FORMAT, "foveal": foveal.__version__, **header}
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(whole, temporary, {"foveal": json.dumps(record)})
-        temporary.chmod(mode)  # that of other files here; safetensors lets nobody but the owner read its own
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        reason = "no space left on the device" if full else str(error)
-        advice = "free some space and go on with --resume" if full else "go on with --resume"
-        kept = f"; {path} still holds the state before" if path.exists() else ""
-        raise InputError(f"cannot write {path}: {reason}{kept}; {advice}") from None
+    record = {"format": FORMAT, "foveal": foveal.__version__, **header}
+    with resumable(path):
+        try:
+            with replacing(path) as file:
+                save_file(whole, Path(file.name), {"foveal": json.dumps(record)})
+        except SafetensorError as error:
+            raise InputError(f"cannot write {path}: {error}") from None
 
 
 def flatten(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_type_hints
 from foveal.errors import InputError, nearest
 from foveal.system import System
 from foveal.train.kinds import check_kind
+from foveal.train.schema import check
 
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]
@@ -257,6 +258,25 @@ def resolve(
     resolved = replace(config, **values)
     _check(resolved, user)
     return resolved, origins
+
+
+def check_resolved(values: Mapping[str, Any], place: str) -> None:
+    """InputError where settings read from JSON are not what `resolve` gives: by type, by range, or as contradictions.
+
+    A setting may be missing. Its text names the setting after `place`.
+    """
+    hints, defaults = get_type_hints(TrainConfig), {f.name: f.default for f in fields(TrainConfig)}
+    for name, value in values.items():
+        hint = hints.get(name, Any)
+        # Settings of other optimizers have no value.
+        unused = defaults.get(name) is UNSET and name not in DEFAULTS
+        check(value, hint | None if unused and hint is not Any else hint, f"{place}.{name}")
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name in hints}
+    unset = {name: None for name, default in defaults.items() if default is UNSET}
+    try:
+        _check(replace(TrainConfig(), **{**unset, **DEFAULTS, **given}), {})
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None
 
 
 def _owners(name: str, tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -45,7 +45,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
 
         tracking = tracker(config.track, run.directory)
         with Screen(config) as screen, run.recorded(), tracking as track, stop_requests() as stop:
-            saved = run.saved() if config.resume else None
+            saved = run.saved(phases) if config.resume else None
             progress = saved or Progress(epochs=config.epochs)
             left = [*dropwhile(lambda phase: phase.name != progress.phase, phases)]
             torch.manual_seed(ranks.seed(config.seed))

@@ -3,36 +3,148 @@
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import torch
 
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
-from foveal.system import System
+from foveal.filesystem import read_text
+from foveal.system import Preprocess, System
 from foveal.train import checkpoint
-from foveal.train.config import DEFAULTS, EXECUTION, UNSET, TrainConfig
+from foveal.train.config import DEFAULTS, EXECUTION, UNSET, TrainConfig, check_resolved
+from foveal.train.schema import Between, Count, check
 from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
 
+VERSION = re.compile(r"[0-9]+\.[0-9]+.*")
+LIMIT = 2**28  # bytes of run.json, which lists unreadable images, or of metrics.jsonl
+REPAIR = "put it right, or start a new run"
+
+Phase = Literal["train", "refit"]
+
+
+class Data(TypedDict):
+    """What a run was trained on."""
+
+    source: str
+    labels: list[str]
+    splits: dict[str, Count]
+
+
+class Taught(TypedDict):
+    """The teacher of a run."""
+
+    name: str | None
+    digest: str
+
+
+# A value on the command line, and who gave it.
+Given = TypedDict("Given", {"value": Any, "from": str})
+
+
+class Refit(TypedDict):
+    """The second phase of a run, and what its first one reached."""
+
+    epochs: Count
+    figures_before: dict[str, float]
+
+
+class Record(TypedDict):
+    """run.json, as far as foveal reads it. config has the fields of TrainConfig."""
+
+    foveal: str
+    name: str | None
+    task: str
+    status: Literal["running", "interrupted", "failed", "finished"]
+    data: Data
+    variant: dict[str, Any]
+    preprocess: Preprocess
+    config: dict[str, Any]
+    origins: dict[str, str]
+    environment: dict[str, Any]
+    unreadable: dict[str, str]
+    started_from: NotRequired[str | None]
+    teacher: NotRequired[Taught | None]
+    inputs: NotRequired[dict[str, Given]]
+    processes: NotRequired[Count]
+    pictures: NotRequired[list[str]]
+    best_epoch: NotRequired[Count]
+    result: NotRequired[dict[str, float]]
+    refit: NotRequired[Refit]
+    error: NotRequired[str]
+
+
+class Epoch(TypedDict):
+    """A line of metrics.jsonl that closes an epoch."""
+
+    event: Literal["epoch"]
+    phase: NotRequired[Phase]
+    epoch: Annotated[int, Between(1)]
+    step: NotRequired[Count]
+    train: dict[str, float]
+    val: dict[str, float]
+    best: bool
+    lr: float | None
+    seconds: Annotated[float, Between(0)]
+    images_per_second: NotRequired[Annotated[float, Between(0)]]
+    waiting: NotRequired[float]
+
+
+class Skipped(TypedDict):
+    """A line of metrics.jsonl about a step that changed no weight."""
+
+    event: Literal["skipped"]
+    phase: NotRequired[Phase]
+    epoch: Annotated[int, Between(1)]
+    step: Count
+    reason: NotRequired[str]
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without one that a kill cut off in its midst. Raises InputError."""
+    """The lines of a metrics.jsonl, without a last one that a kill cut off. Raises InputError for damaged ones."""
+    if not os.path.lexists(path):
+        return []
+    lines = read_text(path, LIMIT, errors="replace").split("\n")
+    records: list[dict[str, Any]] = []
+    last = (0, 0)  # phase and epoch
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = parse(line)
+        except InputError as error:
+            if number == len(lines):  # it lacks its end, too
+                break
+            raise InputError(f"{path}, line {number} is damaged: {error}; {REPAIR}") from None
+        try:
+            skipped = isinstance(record, dict) and record.get("event") == "skipped"
+            check(record, Skipped if skipped else Epoch)
+            now = (PHASES.index(record.get("phase", "train")), record["epoch"])
+            if record["event"] == "epoch":
+                if now <= last:
+                    raise InputError(f"epoch {now[1]} comes after epoch {last[1]}")
+                last = now
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}; {REPAIR}") from None
+        records.append(record)
+    return records
+
+
+def parse(text: str) -> Any:
+    """A JSON value. Raises InputError, without the name of a file."""
     try:
-        lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    records = []
-    for line in lines:
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict) and "event" in record]
+        return json.loads(text)
+    except RecursionError:
+        raise InputError("it is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(str(error)) from None
 
 
 def is_epoch(record: Mapping[str, Any], phase: str, epoch: int | None = None) -> bool:
@@ -47,19 +159,6 @@ def is_before(record: Mapping[str, Any], progress: Progress) -> bool:
     # Epochs are counted when they end, steps from when they begin.
     done = record["epoch"] <= progress.epoch if record["event"] == "epoch" else record["step"] < progress.step
     return phase < now or (phase == now and done)
-
-
-def replace_text(path: Path, text: str) -> None:
-    """A small file with another content, all of it or the old one. Raises InputError."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        # File names that are no text in any encoding come as lone surrogates; JSON has its own way to write them.
-        temporary.write_text(text, "utf-8", "backslashreplace")
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
 
 
 def new_record(
@@ -109,11 +208,6 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def has_other_things(directory: Path) -> bool:
-    """Whether a path is no folder, or one with more in it than what a run leaves that was killed as it began."""
-    return not directory.is_dir() or any(path.name not in (".lock", "run.json.tmp") for path in directory.iterdir())
-
-
 def free_directory(system: System, dataset: Dataset) -> Path:
     stem = f"{system.name or type(system).__name__}-{Path(dataset.source).stem or 'data'}"
     number, directory = 1, Path("runs") / stem
@@ -123,18 +217,51 @@ def free_directory(system: System, dataset: Dataset) -> Path:
     return directory
 
 
-def read_record(directory: Path) -> dict[str, Any]:
+def is_record(value: Any) -> bool:
+    """Whether a JSON value has the keys and the version that foveal writes, so that it is the record of a run."""
+    version = value.get("foveal") if isinstance(value, dict) else None
+    return (
+        isinstance(version, str) and VERSION.fullmatch(version) is not None and Record.__required_keys__ <= value.keys()
+    )
+
+
+def read_own_record(directory: Path) -> dict[str, Any]:
+    """run.json, whatever its values are. Raises InputError where it is not a record of foveal."""
     path = directory / "run.json"
     try:
-        record = json.loads(path.read_text("utf-8", "surrogateescape"))
-        missing = {"name", "status", "data", "variant", "preprocess", "config", "unreadable"} - record.keys()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, AttributeError):
-        missing = {"JSON"}
-    if missing:
-        raise InputError(f"{path} is damaged, it lacks {', '.join(sorted(missing))}; --overwrite begins anew")
+        record = parse(read_text(path, LIMIT, errors="surrogateescape"))
+    except InputError as error:
+        if str(path) in str(error):
+            raise InputError(f"{error}; a run directory has one that foveal wrote") from None
+        raise InputError(f"{path} is damaged: {error}; choose another directory") from None
+    if not is_record(record):
+        keys = record.keys() if isinstance(record, dict) else set()
+        lacking = ", ".join(sorted(Record.__required_keys__ - keys)) or "the version of foveal"
+        raise InputError(f"{path} is damaged, it lacks {lacking}: it is no record of foveal; choose another directory")
     return record
+
+
+def read_record(directory: Path) -> dict[str, Any]:
+    """run.json, every value of the type that foveal reads. Raises InputError, which names the key."""
+    record = read_own_record(directory)
+    try:
+        check(record, Record)
+        check_resolved(record["config"], "config")
+        if missing := sorted(record["config"].keys() - record["origins"].keys()):
+            raise InputError(f"origins.{missing[0]} is missing")
+        if "size" not in record["preprocess"]:
+            raise InputError("preprocess.size is missing")
+        if min(record["preprocess"]["size"]) < 1:
+            raise InputError("preprocess.size has to be above 0")
+    except InputError as error:
+        raise InputError(f"{directory / 'run.json'}: {error}; {REPAIR}") from None
+    return record
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record, with those that the foveal that wrote it did not have yet: as they are where unset."""
+    unset = {field.name: None if field.default is UNSET else field.default for field in fields(TrainConfig)}
+    return unset | DEFAULTS | dict(config)
 
 
 def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -153,9 +280,7 @@ def check_same(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
     if taught[0] != taught[1]:
         before, now = (teacher and f"{teacher['name']} with the weights {teacher['digest'][:12]}" for teacher in taught)
         raise InputError(f"{directory} cannot go on with the teacher {now}: it runs with {before}")
-    # What the foveal that began the run did not know yet was as it is where nobody sets it.
-    unset = {field.name: None if field.default is UNSET else field.default for field in fields(TrainConfig)}
-    old = {**old, "config": unset | DEFAULTS | old["config"]}
+    old = {**old, "config": completed(old["config"])}
     for part in ("variant", "preprocess", "config"):
         for name in {**new[part], **old[part]}:
             before, now = old[part].get(name), new[part].get(name)
@@ -168,4 +293,4 @@ def _said(value: Any) -> Any:
     """Systems by their names, and all else as it is."""
     systems = value if isinstance(value, list) else [value]
     named = systems and all(isinstance(system, dict) for system in systems)
-    return ", ".join(str(system["name"]) for system in systems) if named else value
+    return ", ".join(str(system.get("name")) for system in systems) if named else value

@@ -1,12 +1,12 @@
 """A run directory: run.json, metrics.jsonl, best.safetensors, last.safetensors."""
 
 import json
-import shutil
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal, NotRequired, TypedDict
 
 import torch
 
@@ -19,35 +19,41 @@ from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.tiles import write_tiles
 from foveal.errors import InputError
+from foveal.filesystem import append, make_folder, open_lock, own_folder, write_text
 from foveal.structures import Batch
 from foveal.system import System, evaluating
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
+from foveal.train.directory import LOCK, check_places, clean, clear, has_other_things, prune
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.prepare import Phase
 from foveal.train.record import (
     check_same,
     free_directory,
-    has_other_things,
     is_before,
     is_epoch,
     new_record,
     read_metrics,
+    read_own_record,
     read_record,
-    replace_text,
 )
-from foveal.train.state import Progress, State
+from foveal.train.schema import Between, check
+from foveal.train.state import Progress, State, check_progress
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted
 from foveal.train.teacher import Teacher
 
 SAMPLES = 16  # images that show how a run goes on
 MAX_SKIPPED = 100  # steps without a finite loss, after which a run stops whatever the policy
-# In the order in which a new run removes those of an old one: as long as the last is there, it is known to be a run.
-FILES = (
-    *("metrics.jsonl", "report.html", "nonfinite.safetensors", "pictures", "samples", "tensorboard"),
-    *("epoch-*.safetensors", "start.safetensors", "best.safetensors", "last.safetensors", "run.json"),
-)
+DAMAGED = "it was changed or damaged: start a new run"
+
+
+class Best(TypedDict):
+    """What the header of best.safetensors says besides what rebuilds the system."""
+
+    epoch: Annotated[int, Between(1)]
+    metrics: dict[str, float]
+    phase: NotRequired[Literal["train", "refit"]]
 
 
 class Run:
@@ -67,7 +73,7 @@ class Run:
         self.history: list[dict[str, Any]] = []
         self.report: Path | None = None
         self.begun = False
-        self._lock: IO[str] | None = None
+        self._lock: IO[bytes] | None = None
 
     def __repr__(self) -> str:
         """Run('runs/digits', finished, best epoch 7: accuracy 0.9845)"""
@@ -102,23 +108,25 @@ class Run:
     def _claim(self, dataset: Dataset, config: TrainConfig, record: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
         """The directory, made and locked, and the record."""
         directory = Path(config.out) if config.out else free_directory(self.system, dataset)
-        exists = (directory / "run.json").is_file()
+        path = directory / "run.json"
+        exists = path.is_file()
         if exists and config.resume:
             old = read_record(directory)
             check_same(directory, old, record)
             record = {**old, "status": "running", "environment": record["environment"]}
-        elif exists and not config.overwrite:
-            raise InputError(
-                f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out"
-            )
-        elif config.resume and not exists:
+        elif exists:
+            read_own_record(directory)
+            if not config.overwrite:
+                raise InputError(
+                    f"{directory} holds a run: --resume goes on with it, --overwrite replaces it, or use --out"
+                )
+        elif config.resume:
             raise InputError(f"there is no run to resume in {directory}")
-        elif directory.exists() and not exists and has_other_things(directory):
+        elif os.path.lexists(directory) and has_other_things(directory):
             raise InputError(f"{directory} exists and is not a run; choose another --out")
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the run directory {directory}: {error.strerror}") from None
+        if exists:
+            check_places(directory, overwrite=config.overwrite)
+        make_folder(directory)
         self.lock(directory)
         return directory, record
 
@@ -126,10 +134,7 @@ class Run:
         """Keep other runs from writing there; the lock ends with this process, however it ends."""
         if fcntl is None:
             return
-        try:
-            self._lock = open(directory / ".lock", "w")  # noqa: SIM115  open as long as the run is
-        except OSError as error:
-            raise InputError(f"cannot write in the run directory {directory}: {error.strerror}") from None
+        self._lock = open_lock(directory / LOCK)  # open as long as the run is
         try:
             # Of this process alone: flock's would be its workers' too, which outlive it a little when it is killed.
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,20 +145,15 @@ class Run:
 
     def begin(self, *, resume: bool) -> None:
         """Write the record, for a new run in the place of what an older one left here."""
-        if not resume:
-            self.ranks.once(self._clear)
+        self.ranks.once(partial(self._make_room, resume))
         self.write_record()
         self.begun = True
 
-    def _clear(self) -> None:
-        for path in [path for name in FILES for path in sorted(self.directory.glob(name))]:
-            try:
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot remove {path} of the run before: {error.strerror}") from None
+    def _make_room(self, resume: bool) -> None:
+        clean(self.directory)
+        if not resume:
+            old = read_own_record(self.directory) if (self.directory / "run.json").is_file() else {}
+            clear(self.directory, old)
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
@@ -175,9 +175,10 @@ class Run:
             if self._lock:
                 self._lock.close()
             if not self.begun and self.ranks.first:
-                with suppress(OSError):  # nothing else is in it, or it stays
-                    if [path.name for path in self.directory.iterdir()] == [".lock"]:
-                        shutil.rmtree(self.directory)
+                with suppress(OSError):  # something else is in it, so it stays
+                    if [path.name for path in self.directory.iterdir()] == [LOCK]:
+                        (self.directory / LOCK).unlink()
+                        self.directory.rmdir()
 
     def write_record(self, **changes: Any) -> None:
         """run.json with some entries changed."""
@@ -185,7 +186,9 @@ class Run:
         self.ranks.once(self._write_record)
 
     def _write_record(self) -> None:
-        replace_text(self.directory / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
+        path = self.directory / "run.json"
+        with checkpoint.resumable(path):
+            write_text(path, json.dumps(self.record, indent=1, ensure_ascii=False) + "\n")
 
     def log(self, record: dict[str, Any]) -> None:
         """One line more in metrics.jsonl, and in `history` if it closes an epoch."""
@@ -194,11 +197,14 @@ class Run:
         self.ranks.once(partial(self._append, json.dumps(record) + "\n"))
 
     def _append(self, line: str) -> None:
-        try:
-            with open(self.directory / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(line)
-        except OSError as error:
-            raise InputError(f"cannot write {self.directory / 'metrics.jsonl'}: {error.strerror}") from None
+        path = self.directory / "metrics.jsonl"
+        with checkpoint.resumable(path):
+            append(path, line)
+
+    def note_pictures(self, names: Sequence[str]) -> None:
+        """List in the record the files of pictures/ that foveal wrote; of several processes the first calls this."""
+        self.record["pictures"] = sorted({*self.record.get("pictures", ()), *names})
+        self._write_record()
 
     def save_start(self, state: State, phases: Sequence[Phase]) -> None:
         """The weights that the run begins with, where another phase is to begin with them again."""
@@ -238,42 +244,34 @@ class Run:
         self.ranks.once(partial(self._write_samples, epoch, images))
 
     def _write_samples(self, epoch: int, images: torch.Tensor) -> None:
-        folder = self.directory / "samples"
-        try:
-            folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make {folder}: {error.strerror}") from None
+        folder = own_folder(self.directory, "samples")
         write_tiles(folder / f"epoch-{epoch:04}.png", images)
 
     def prune(self, state: State) -> None:
         """Remove the weights of epochs that are no longer among the best. What `last` knows is saved before, so that a
         run killed in between still has all that it will want."""
-        self.ranks.once(partial(self._prune, [epoch for _, epoch in state.progress.kept]))
-
-    def _prune(self, kept: Sequence[int]) -> None:
-        names = [f"epoch-{epoch}.safetensors" for epoch in kept]
-        for path in self.directory.glob("epoch-*.safetensors"):
-            if path.name not in names:
-                try:
-                    path.unlink(missing_ok=True)
-                except OSError as error:
-                    raise InputError(f"cannot remove {path}: {error.strerror}") from None
+        self.ranks.once(partial(prune, self.directory, [epoch for _, epoch in state.progress.kept]))
 
     def _save(self, which: str, header: dict[str, Any], state: State, tensors: dict[str, torch.Tensor]) -> None:
         header = {**checkpoint.describe(self.system), "config": self.record["config"], **header}
         whole = state.parallel.collect({**state.system.state_dict(), **tensors})
         self.ranks.once(partial(checkpoint.save, self.directory / f"{which}.safetensors", header, whole))
 
-    def saved(self) -> Progress | None:
-        """Where the run stood when its state was saved last; None where it never was."""
-        return self.ranks.once(self._read_progress)
+    def saved(self, phases: Sequence[Phase]) -> Progress | None:
+        """Where the run stood when its state was saved last; None where it never was.
 
-    def _read_progress(self) -> Progress | None:
+        Raises InputError where that cannot be a place in these phases.
+        """
+        return self.ranks.once(partial(self._read_progress, phases))
+
+    def _read_progress(self, phases: Sequence[Phase]) -> Progress | None:
         path = self.directory / "last.safetensors"
         if not path.is_file():
             return None
-        before = {"epochs": self.record["config"]["epochs"]}
-        return Progress(**{**before, **checkpoint.read(path).header["state"]["progress"]})
+        epochs = self.record["config"]["epochs"]
+        steps = {phase.name: (len(phase.loader), phase.steps) for phase in phases}
+        with _reading(path):
+            return check_progress(checkpoint.read(path).header.get("state"), epochs, steps)
 
     def restore(self, state: State) -> None:
         """Bring the state back that was saved last, and forget what was logged after it."""
@@ -284,13 +282,14 @@ class Run:
     def _roll_back(self, state: State) -> None:
         saved = checkpoint.read(self.directory / "last.safetensors", state=True)
         state.parallel.load(saved.weights, saved.path)
-        state.restore(saved.header["state"], saved.state)
+        with _reading(saved.path):
+            state.restore(saved.header["state"], saved.state)
 
     def _cut_metrics(self, state: State) -> list[dict[str, Any]]:
         """The epochs that the state knows of, which alone stay in metrics.jsonl."""
         path = self.directory / "metrics.jsonl"
         kept = [record for record in read_metrics(path) if is_before(record, state.progress)]
-        replace_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         return [record for record in kept if record["event"] == "epoch"]
 
     def interrupt(self) -> Interrupted:
@@ -315,12 +314,14 @@ class Run:
 
     def finish(self) -> None:
         """Give the system its best weights and close the record."""
-        best = checkpoint.read(self.directory)
+        best = checkpoint.read(self.directory / "best.safetensors")
+        with _reading(best.path):
+            check(best.header, Best)
         checkpoint.restore(self.system.eval(), best.weights, best.path)
         closing = {"status": "finished", "best_epoch": best.header["epoch"], "result": best.header["metrics"]}
         if best.header.get("phase") == "refit":  # nothing is left to measure it on
-            [chosen] = [epoch for epoch in self.history if is_epoch(epoch, "train", best.header["epoch"])]
-            closing["refit"] = {"epochs": best.header["epoch"], "figures_before": chosen["val"]}
+            chosen = [epoch["val"] for epoch in self.history if is_epoch(epoch, "train", best.header["epoch"])]
+            closing["refit"] = {"epochs": best.header["epoch"], "figures_before": chosen[0] if chosen else {}}
         self.ranks.once(self._remove_start)
         self.write_record(**closing)
 
@@ -358,3 +359,12 @@ class Run:
             state.progress = progress
         place = {"phase": progress.phase, "epoch": progress.epoch + 1, "step": progress.step}
         self.log({"event": "skipped", **place, "reason": str(error)})
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """An InputError within the block is about what a file of the run says."""
+    try:
+        yield
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}; {DAMAGED}") from None

@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.text import Text
 
 from foveal.data.loader import Loader
+from foveal.errors import one_line
 from foveal.train.config import TrainConfig
 from foveal.train.state import Progress
 
@@ -47,7 +48,7 @@ class Screen:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, markup=False)
+        self.console.print(one_line(line), markup=False)
 
     def step(self, progress: Progress, meter: Meter) -> None:
         """Draw the live line anew, at most ten times a second."""
@@ -99,7 +100,7 @@ class Screen:
 def numbers(values: Mapping[str, float]) -> str:
     """Names and values for a line of text; a sum of one term is not said twice."""
     shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}
-    return "  ".join(f"{name} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
+    return "  ".join(f"{one_line(name)} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
 
 
 def duration(seconds: float) -> str:

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from foveal.errors import InputError
 from foveal.system import System
+from foveal.train.captured import SCHEDULE, check_tree, fitting_optimizer_state
 from foveal.train.checkpoint import flatten, unflatten
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.optim import build_optimizer
 from foveal.train.parallel import spread
 from foveal.train.plan import Plan
+from foveal.train.schema import Count, check
 
 PHASES = ("train", "refit")  # in the order in which a run goes through them
 
@@ -34,15 +37,15 @@ class Progress:
     """
 
     phase: str = "train"
-    epochs: int = 0
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
+    epochs: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
+    step: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0
+    skipped: Count = 0
     best: list[float] | None = None
-    best_epoch: int = 0
-    kept: list[tuple[list[float], int]] = field(default_factory=list)
+    best_epoch: Count = 0
+    kept: list[tuple[list[float], Count]] = field(default_factory=list)
 
     @property
     def said(self) -> str:
@@ -79,6 +82,39 @@ class Progress:
     def over(self, patience: int | None) -> bool:
         """Whether the phase has all its epochs, or as many as `patience` have passed without a better one."""
         return self.epoch >= self.epochs or (patience is not None and self.epoch - self.best_epoch >= patience)
+
+
+def check_progress(captured: Any, epochs: int, phases: Mapping[str, tuple[int, int]]) -> Progress:
+    """The progress in the JSON part of `State.capture`, read from a file.
+
+    epochs: those of the run. phases: batches and steps in an epoch of each phase, by its name.
+
+    Raises InputError where it has other types, or is no place in such a run.
+    """
+    if not isinstance(captured, dict) or not isinstance(captured.get("progress"), dict) or "tree" not in captured:
+        raise InputError("it has no training state")
+    saved = captured["progress"]
+    check(saved, Progress, "progress")
+    if unknown := sorted(saved.keys() - {field.name for field in fields(Progress)}):
+        raise InputError(f"progress has no {unknown[0]!r}")
+    progress = Progress(**{"epochs": epochs, **saved})
+    if progress.phase not in phases:
+        raise InputError(f"progress.phase is {progress.phase!r}; the phases of this run are {', '.join(phases)}")
+    batches, steps = phases[progress.phase]
+    refit = progress.phase != next(iter(phases))
+    limits = {
+        "epochs": (1 if refit else epochs, epochs),
+        "epoch": (0, progress.epochs),
+        "batch": (0, batches),
+        "step": (0, progress.epochs * steps),
+        "best_epoch": (min(1, progress.epoch), progress.epoch),
+    }
+    for name, (low, high) in limits.items():
+        if not low <= getattr(progress, name) <= high:
+            raise InputError(f"progress.{name} has to be from {low} to {high}, not {getattr(progress, name)}")
+    if progress.totals and not progress.totals.get("steps", 0) > 0:
+        raise InputError("progress.totals.steps has to be above 0")
+    return progress
 
 
 class State:
@@ -175,24 +211,35 @@ class State:
         return {"progress": vars(self.progress).copy(), "tree": flatten(tree, "state", tensors)}, tensors
 
     def restore(self, record: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Bring back what `capture` gave; the weights are brought back by themselves."""
-        tree = unflatten(record["tree"], tensors)
-        self.follow(Plan(**tree["plan"]))
+        """Restore the result of `capture`; weights are restored apart from it.
+
+        Raises InputError where it is not the state of such a system and configuration.
+        """
         self.progress = replace(self.progress, **record["progress"])
+        try:
+            tree = unflatten(record["tree"], tensors)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"the training state is no nest of lists and tensors: {error!r}") from None
+        check_tree(tree, self)
+        self.follow(Plan(**tree["plan"]))
         for name, optimizer in self.optimizers.items():
-            saved = tree["optimizers"][name]
+            saved = fitting_optimizer_state(tree["optimizers"][name], optimizer, self.config)
             parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             for number, kept in saved["state"].items():
                 for key, value in kept.items():
                     if isinstance(value, Tensor) and value.shape == parameters[number].shape:
                         kept[key] = self.parallel.like(value, parameters[number])
             optimizer.load_state_dict(saved)
-            self.schedules[name].load_state_dict(tree["schedules"][name])
+            moved = {key: tree["schedules"][name][key] for key in SCHEDULE}
+            self.schedules[name].load_state_dict(self.schedules[name].state_dict() | moved)
         self.scaler.load_state_dict(tree["scaler"])
         if self.average is not None:
             self.average = {name: self.parallel.like(tree["average"][name], v) for name, v in self.average.items()}
         own = [tree["random"], *tree.get("random of the others", [])][self.ranks.rank]
-        torch.set_rng_state(own["cpu"])
+        try:
+            torch.set_rng_state(own["cpu"])
+        except RuntimeError as error:
+            raise InputError(f"the state of the random numbers: {error}") from None
         if own["device"] is not None and self.system.device.type == "cuda":
             torch.cuda.set_rng_state(own["device"], self.system.device)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.errors import InputError
+from foveal.filesystem import own_folder
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def tracker(kind: str, directory: Path) -> Iterator[Callable[[dict[str, Any]], N
 
         def track(record: dict[str, Any]) -> None:
             if not writers:
-                writers.append(stack.enter_context(SummaryWriter(str(directory / "tensorboard"))))
+                writers.append(stack.enter_context(SummaryWriter(str(own_folder(directory, "tensorboard")))))
             begin = "" if record["phase"] == "train" else f"{record['phase']}/"
             for split in ("train", "val"):
                 for name, value in record[split].items():

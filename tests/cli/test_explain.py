@@ -1,5 +1,6 @@
 """foveal explain: a picture, the raw map, the figures, and one line for whatever is wrong."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,3 +139,24 @@ def test_a_system_without_maps(
         "explain", *words, "--method", "gradcam"
     )
     works("explain", *words)
+
+
+@pytest.mark.parametrize("same", ["name", "link", "hard link", "map"])
+def test_no_input_is_replaced(
+    fails: Callable[..., str], shared_images: Path, shared_run: Path, tmp_path: Path, same: str
+) -> None:
+    image, out = tmp_path / "z.png", tmp_path / "why.png"
+    Image.open(shared_images / "zero/0.jpg").save(image)
+    before = image.read_bytes()
+    match same:
+        case "name":
+            out = image
+        case "link":
+            out.symlink_to(image)
+        case "hard link":
+            os.link(image, out)
+        case "map":
+            image = image.rename(tmp_path / "why.npy")
+    assert "not overwritten: write to" in fails("explain", shared_run, image, "--out", out)
+    assert image.read_bytes() == before
+    assert not out.exists() or out.samefile(image)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -200,3 +201,43 @@ def test_a_table_shows_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> Non
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+HOSTILE = (
+    *("\x1b[31m", "\x1b]0;title\x07", "\x9b2J", "\r", "\b\b", "\x00", "\x7f", "a\nb", "\u2028", "\u202eexe.gnp"),
+    *("\u2066", "\u200b", "\ufeff", "\u3164", "\udc9b", "\U000e0041", "\u00ad"),
+)
+
+
+def test_no_control_character_reaches_the_screen(
+    call: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw, words = random.Random(0), []
+    options = ("--data", "--out", "--size", "--epochs", "--weights", "--json", "--labels", "--device", "--resume", "--")
+    plain = ("lenet", "resnet_nano", "digits", "runs/none", "3", "0.5", "")
+    for number in range(2000):
+        verb = draw.choice([*VERBS, "x" if number % 9 else ""])
+        words = [draw.choice(options if draw.random() < 0.4 else plain) for _ in range(draw.randint(0, 4))]
+        for _ in range(draw.randint(1, 2)):
+            place, sign = draw.randint(0, len(words)), draw.choice(HOSTILE)
+            near = draw.choice(["", "--", str(tmp_path / "a"), "--size=", "lenet", *options])
+            words.insert(place, f"{near}{sign}{draw.choice(['', 'b', '.png'])}")
+        if verb == "x":
+            verb += draw.choice(HOSTILE)
+        answer = call(verb, *words)
+        assert answer.code in (0, 2), words
+        for sign in set(answer.out + answer.err) - {"\n", "\t"}:
+            assert sign.isprintable() or sign == "\u200d", (verb, words, sign)
+            assert sign not in "\u3164\u115f", (verb, words)
+
+
+def test_an_answer_has_the_bold_headings_of_its_table_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common.answer({}, False, "a\tb\nwritten: \x1b[31m\u202e.png")
+    assert capsys.readouterr().out == "a\tb\nwritten: \\x1b[31m\\u202e.png\n"
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    common.answer({}, False, "\x1b[1mone\x1b[0m\n\x1b[31m")
+    assert terminal.getvalue() == "\x1b[1mone\x1b[0m\n\\x1b[31m\n"

@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,28 @@ def test_bad_words(
     monkeypatch.chdir(tmp_path)
     assert text in fails("sample", *words)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("same", ["name", "link", "hard link", "trace", "folder"])
+def test_no_input_is_replaced(tmp_path: Path, fails: Callable[..., str], same: str) -> None:
+    image, out = tmp_path / "in" / "white.png", tmp_path / "out.png"
+    image.parent.mkdir()
+    Image.new("RGB", (20, 30), "white").save(image)
+    before = image.read_bytes()
+    words: tuple[object, ...] = ("--out", out)
+    match same:
+        case "name":
+            words = ("--out", image)
+        case "link":
+            out.symlink_to(image)
+        case "hard link":
+            os.link(image, out)
+        case "trace":
+            words = ("--out", tmp_path / "grid.png", "--trace", image.rename(image.with_suffix(".gif")))
+            image = image.with_suffix(".gif")
+        case "folder":
+            words = ("--out", image.parent)
+    line = fails("sample", "toy", "--show", "complete", "--images", image, *words)
+    assert "not overwritten: write to" in line
+    assert image.read_bytes() == before
+    assert not out.exists() or out.samefile(image)

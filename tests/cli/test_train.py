@@ -81,7 +81,7 @@ def test_train(works: Callable[..., Answer], shared_images: Path, tmp_path: Path
     assert f"run directory: {run}" in answer.out
     assert "epoch 1/1" in answer.err
     assert {"run.json", "metrics.jsonl", "best.safetensors", "last.safetensors"} <= set(contents(run))
-    assert not [file for file in contents(run) if file.endswith(".tmp")]
+    assert not [file for file in contents(run) if file.endswith((".tmp", ".partial"))]
     assert (run / "last.safetensors").stat().st_mode == (run / "run.json").stat().st_mode
     said = record(run)
     assert (said["name"], said["status"], said["best_epoch"]) == (name, "finished", 1)
@@ -396,25 +396,27 @@ def test_resuming_a_finished_run_changes_nothing(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "3", '{"name": "lenet"}', "\udcff"])
-def test_a_damaged_record(
-    works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, run: Path, content: str
-) -> None:
+def test_a_damaged_record(fails: Callable[..., str], shared_images: Path, run: Path, content: str) -> None:
     (run / "run.json").write_text(content, "utf-8", "surrogateescape")
-    words = ("train", "lenet", *RUN, "--data", shared_images, "--out", run)
-    line = fails(*words, "--resume")
-    assert f"{run / 'run.json'} is damaged" in line
-    assert "--overwrite" in line
-    assert (run / "run.json").read_text("utf-8", "surrogateescape") == content
-    works(*words, "--overwrite")
+    before = contents(run)
+    for word in ("--resume", "--overwrite"):  # which removes nothing of what may be no run
+        line = fails("train", "lenet", *RUN, "--data", shared_images, "--out", run, word)
+        assert f"{run / 'run.json'} is damaged" in line
+        assert "choose another directory" in line
+        assert contents(run) == before
 
 
 def test_a_record_without_permission(
     fails: Callable[..., str], shared_images: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise PermissionError(errno.EACCES, "Permission denied")
+    real = os.open
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    def refuse(path: Any, *rest: Any, **named: Any) -> int:
+        if os.fspath(path) == str(run / "run.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
     line = fails("train", "lenet", *RUN, "--data", shared_images, "--out", run, "--resume")
     assert f"cannot read {run / 'run.json'}: Permission denied" in line
 
@@ -422,7 +424,8 @@ def test_a_record_without_permission(
 def test_overwriting_leaves_nothing_of_the_old_run(
     works: Callable[..., Answer], fails: Callable[..., str], shared_images: Path, run: Path
 ) -> None:
-    (run / "pictures").mkdir()
+    (run / "pictures").mkdir(exist_ok=True)
+    (run / "run.json").write_text(json.dumps({**record(run), "pictures": ["old.png"]}))
     for name in ("pictures/old.png", "nonfinite.safetensors", "report.html", "notes.txt"):
         (run / name).write_text("old")
     words = ("train", "lenet", "--data", shared_images, "--out", run, *QUICK, "--overwrite")
@@ -532,7 +535,7 @@ def test_ctrl_c_while_a_checkpoint_is_written(
     works(*words, tmp_path / "cut", "--resume")
     works(*words, tmp_path / "whole")
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list((tmp_path / "cut").glob(".*.partial"))
 
 
 @pytest.mark.parametrize(
@@ -567,7 +570,7 @@ def test_no_space_left(
         line = fails(*words("cut"))
     last = tmp_path / "cut/last.safetensors"
     assert f"cannot write {last}: no space left on the device; {last} still holds the state before" in line
-    assert not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list((tmp_path / "cut").glob(".*.partial"))
     assert checkpoint.read(last).header["state"]["progress"]["epoch"] == 1
     assert foveal.load(last).labels == ("one", "two", "zero")
     assert foveal.load(tmp_path / "cut").labels == ("one", "two", "zero")

@@ -168,7 +168,7 @@ def test_it_can_be_written_later(run: Path) -> None:
     first = write_report(run, dataset, foveal.load(run)).read_bytes()
     (run / "report.html").unlink()
     assert write_report(str(run), dataset).read_bytes() == first
-    assert not list(run.glob("*.tmp"))
+    assert not list(run.glob(".*.partial"))
 
 
 def test_the_order_of_classes_is_the_systems(run: Path) -> None:
@@ -301,7 +301,7 @@ def test_what_cannot_be(run: Path, tmp_path: Path) -> None:
     (run / "report.html").mkdir()
     with pytest.raises(InputError, match=r"cannot write .*report\.html: Is a directory"):
         write_report(run, dataset)
-    assert not list(run.glob("*.tmp"))
+    assert not list(run.glob(".*.partial"))
     (run / "run.json").write_text('{"name": "lenet"}')
     with pytest.raises(InputError, match=r"run\.json is damaged, it lacks config, data, environment"):
         write_report(run, dataset)

@@ -1,6 +1,7 @@
 """What `foveal.train` leaves for a person to read, from Python as from the command line."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 import foveal
 from foveal.errors import InputError
+from foveal.report.training import leave_report
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
 from foveal.train.run import Run
@@ -115,3 +117,36 @@ def test_the_first_of_several_processes_writes_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("foveal.train.distributed.Ranks.first", False)
     assert trained(tmp_path / "run").report is None
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("plant", ["link", "dangling link", "hard link", "pipe", "folder", "folder link"])
+def test_what_is_planted_in_the_place_of_a_report_or_a_picture_leads_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: str
+) -> None:
+    run, outside = trained(tmp_path / "run"), tmp_path / "outside"
+    (outside / "below").mkdir(parents=True)
+    (outside / "victim").write_text("precious")
+    (picture, *_) = (run.directory / "pictures").iterdir()
+    assert run.record["pictures"] == [path.name for path in (run.directory / "pictures").iterdir()]
+    for path in (run.directory / "report.html", picture, run.directory / "pictures"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        match plant:
+            case "link" | "dangling link" | "folder link":
+                names = {"link": "victim", "dangling link": "absent", "folder link": "below"}
+                path.symlink_to(outside / names[plant])
+            case "hard link":
+                os.link(outside / "victim", path)
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+        leave_report(run, small_digits(), run.system)
+        err = capsys.readouterr().err
+        assert err.count("\n") <= 1
+        assert str(path) in err if err else (run.directory / "report.html").is_file()
+        assert [str(left.relative_to(outside)) for left in sorted(outside.rglob("*"))] == ["below", "victim"]
+        assert (outside / "victim").read_text() == "precious"
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path)

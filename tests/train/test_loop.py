@@ -327,6 +327,10 @@ def test_one_process_writes_a_run(tmp_path: Path) -> None:
 
 def test_a_line_that_a_kill_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"event": "epoch", "train": {"loss": 1}}\n3\n{"event": "epoch", "train": {"loss": 1}')
-    assert read_metrics(path) == [{"event": "epoch", "train": {"loss": 1}}]
+    line = {"event": "epoch", "epoch": 1, "train": {"loss": 1}, "val": {}, "best": True, "lr": 0.1, "seconds": 1.0}
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line)[:-9])
+    assert read_metrics(path) == [line]
+    path.write_text("3\n" + json.dumps(line))
+    with pytest.raises(foveal.InputError, match=r"metrics\.jsonl, line 1: it has to be an object, not 3"):
+        read_metrics(path)
     assert read_metrics(tmp_path / "none.jsonl") == []
