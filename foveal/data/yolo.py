@@ -10,11 +10,11 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from foveal.data.dataset import SPLITS, Dataset
+from foveal.data.dataset import Dataset
 from foveal.data.files import Complaints, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.objects import ObjectRows
-from foveal.data.yolo_files import Folders, has_labels, images_of, is_label_file, label_files, parts_of
+from foveal.data.yolo_files import Folders, has_labels, images_of, is_label_file, label_files, mirrors, parts_of
 from foveal.data.yolo_lines import UNKNOWN, Lines
 from foveal.data.yolo_settings import (
     Settings,
@@ -22,6 +22,7 @@ from foveal.data.yolo_settings import (
     class_names,
     folder_split,
     names_classes,
+    names_splits,
     read_settings,
     settings_file,
 )
@@ -80,13 +81,13 @@ def _images(settings: Settings, root: Path, folders: Folders, complain: Complain
             else:
                 found[name], places[name] = (image, part.split), part.images
         if again:
-            complain.note(f"{part.images}: {again} images are in split {SPLITS[part.split]} twice; each was read once")
+            complain.note(f"{part.images}: images that are named again, read once: {again}")
     return list(found.values())
 
 
 def _is_data(root: Path) -> bool:
     file, folders = settings_file(root), subfolders(root)
-    if file is not None and _names_splits(file):
+    if file is not None and names_splits(file):
         return True
     if any(_is_pair(folder) for folder in (root, *folders) if folder == root or folder_split(folder.name)):
         return True
@@ -94,13 +95,6 @@ def _is_data(root: Path) -> bool:
         # Folders of classes may have their names in such a file too.
         return not folders or has_labels(root)
     return _has_labelled_image(root)
-
-
-def _names_splits(file: Path) -> bool:
-    try:
-        return bool(read_settings(file).splits)
-    except InputError:  # `load` raises it again
-        return True
 
 
 def _is_pair(folder: Path) -> bool:
@@ -119,10 +113,11 @@ def _has_labelled_image(root: Path) -> bool:
 
 def _misplaced(root: Path) -> Path | None:
     """The folder of YOLO data that a folder of its images is a part of, or that is all it holds."""
-    for folder in (root.absolute(), *root.absolute().parents[:2]):
+    here = root.absolute()
+    for folder in (here, *here.parents[:2]):
         if folder.name.lower() == "images" and _is_pair(folder.parent):
-            inner = [one for one in subfolders(folder.parent) if one.name.lower() == "labels"]
-            if any(has_labels(one) for one in inner):
+            labels = next(one for one in subfolders(folder.parent) if one.name.lower() == "labels")
+            if mirrors(here, labels / here.relative_to(folder)):
                 above = folder.parent.parent
                 return above if names_classes(above) else folder.parent
     inner = [folder for folder in subfolders(root) if folder.name != "__MACOSX"]

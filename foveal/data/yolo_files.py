@@ -2,8 +2,9 @@
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,30 +25,35 @@ class Part(NamedTuple):
     split: int
 
 
+def alike(name: str) -> str:
+    """A name without its letter case, and with accents written in one of the two ways of Unicode."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
 class Folders:
-    """Listings of folders, each read once; names are compared without letter case where nothing has the very name."""
+    """Listings of folders, each read once; where nothing has the very name, one that is alike will do."""
 
     def __init__(self) -> None:
         self._names: dict[Path, dict[str, list[str]]] = {}
 
     def names(self, folder: Path) -> dict[str, list[str]]:
-        """Name in lower case -> the names in the folder that are written so."""
+        """Name without letter case -> the names in the folder that are alike."""
         if folder not in self._names:
             found: dict[str, list[str]] = {}
             try:
                 for name in sorted(os.listdir(folder)):
-                    found.setdefault(name.lower(), []).append(name)
+                    found.setdefault(alike(name), []).append(name)
             except OSError:
                 pass
             self._names[folder] = found
         return self._names[folder]
 
     def find(self, path: Path) -> Path | None:
-        """The path if it exists, or the only one that differs from it in letter case alone."""
+        """The path if it exists, or the only one that is alike."""
         if path.exists() or path.parent == path:
             return path if path.exists() else None
         parent = self.find(path.parent)
-        same = [] if parent is None else self.names(parent).get(path.name.lower(), [])
+        same = [] if parent is None else self.names(parent).get(alike(path.name), [])
         return parent / same[0] if parent is not None and len(same) == 1 else None
 
 
@@ -65,9 +71,8 @@ def parts_of(settings: Settings, root: Path, folders: Folders, complain: Complai
             elif split == "test":
                 complain.note(f"{settings.file}: test is at {text}, which is not there; it was left out")
             else:
-                raise InputError(
-                    f"{settings.file}: {split} is at {text}, but there is no {root / settings.path / text}"
-                )
+                missing = f"{settings.file}: {split} is at {text}, but there is no {root / settings.path / text}"
+                raise InputError(missing + ("; without that line training images are taken" if split == "val" else ""))
     for key, text in settings.others.items():
         if (root / text).is_file() or (root / Path(text).name).is_file():
             complain.note(f"{settings.file}: {key} is none of train, val and test; the images of {text} were left out")
@@ -134,7 +139,9 @@ def _place(
     ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or folder_split(end[0]) == split]
     for one in (*tried, *(root.joinpath(*end) for end in ends)):
         if (place := folders.find(one)) is not None and place != root:
-            complain.note(f"{settings.file}: {split} is at {text}; {place} was read")
+            # Tools write lists with a first folder for the data set itself: data/train.txt.
+            if place != root.joinpath(*parts[1:]) or text.startswith("/") or place.is_dir():
+                complain.note(f"{settings.file}: {split} is at {text}; {place} was read")
             return place
     return None
 
@@ -196,7 +203,7 @@ def label_files(
         files = [
             folder / name
             for folder, stems in places[image.parent]
-            for name in stems.get(image.stem.lower(), [])
+            for name in stems.get(alike(image.stem), [])
             if os.path.splitext(name)[0] == image.stem
         ]
         if len(files) > 1:
@@ -208,34 +215,34 @@ def label_files(
     for number, image in enumerate(images):
         if found[number] is None:
             files = [
-                folder / name for folder, stems in places[image.parent] for name in stems.get(image.stem.lower(), [])
+                folder / name for folder, stems in places[image.parent] for name in stems.get(alike(image.stem), [])
             ]
             files = [file for file in files if file not in users]
             if len(files) == 1:
                 found[number] = files[0]
-                otherwise.append((image, files[0]))
+                otherwise.append(files[0])
     taken = set(filter(None, found))
     if otherwise:
-        image, file = otherwise[0]
-        complain.note(f"{len(otherwise)} label files were taken that differ from their image in letter case, as {file}")
+        complain.note(f"label files that differ from their image in letter case: {len(otherwise)}, as {otherwise[0]}")
     if twice:
-        first, second = twice[0]
-        complain.note(f"{len(twice)} images have two label files; {first} was read, not {second}")
+        complain.note(f"images with two label files: {len(twice)}; {twice[0][0]} was read, not {twice[0][1]}")
     if shared := [file for file, own in users.items() if len(own) > 1]:
         one, two = users[shared[0]][:2]
-        complain.note(f"{len(shared)} label files serve several images, as {shared[0]} does {one} and {two}")
-    _left_out(source, root, images, taken, {folder for own in places.values() for folder, _ in own}, complain)
+        complain.note(f"label files of several images: {len(shared)}, as {shared[0]} of {one} and {two}")
+    visited = {folder for own in places.values() for folder, _ in own}
+    beside = (folder / name for folder in visited for names in folders.names(folder).values() for name in names)
+    _left_out(source, root, images, taken, beside, complain)
     return found
 
 
 def _left_out(
-    source: Path, root: Path, images: list[Path], taken: set[Path], visited: set[Path], complain: Complaints
+    source: Path, root: Path, images: list[Path], taken: set[Path], beside: Iterable[Path], complain: Complaints
 ) -> None:
-    """Note the label files without an image and, of a folder, the images in no split."""
+    """Note the label files without an image and, of a folder, the images in no split. beside: the files in the folders
+    of label files, which may be outside of the root."""
     used = {os.path.normpath(file) for file in taken}
     named = {os.path.normpath(image) for image in images}
     walked = _walk(root) if source.is_dir() else iter(())
-    beside = (folder / name for folder in visited for name in os.listdir(folder))
     alone, unsplit = dict[str, None](), []
     for path in (*walked, *beside):
         name = os.path.normpath(path)
@@ -246,13 +253,13 @@ def _left_out(
             unsplit.append(name)
     if alone and not taken:
         raise InputError(
-            f"{source}: none of {len(images)} images has a label file, but there are {len(alone)} others, as "
+            f"{source}: none of its {len(images)} images has a label file, but there are others, as "
             f"{next(iter(alone))}; the labels of images/a.jpg belong into labels/a.txt"
         )
     if alone:
-        complain.note(f"{len(alone)} label files have no image and were left out, as {next(iter(alone))}")
+        complain.note(f"label files without an image, left out: {len(alone)}, as {next(iter(alone))}")
     if unsplit:
-        complain.note(f"{len(set(unsplit))} images are in no split and were left out, as {min(unsplit)}")
+        complain.note(f"images in no split, left out: {len(set(unsplit))}, as {min(unsplit)}")
 
 
 def is_label_file(file: Path) -> bool:
@@ -279,6 +286,21 @@ def has_labels(root: Path) -> bool:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() == ".txt" and (inside or stem in stems) and is_label_file(Path(folder, name)):
                 return True
+    return False
+
+
+def mirrors(images: Path, labels: Path) -> bool:
+    """Whether a label file below a folder has its image at the same place below another."""
+    for folder, _, names in os.walk(labels):
+        try:
+            there = os.listdir(images / os.path.relpath(folder, labels))
+        except OSError:
+            continue
+        stems = {os.path.splitext(name)[0] for name in there if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES}
+        if any(
+            Path(name).stem in stems and is_label_file(Path(folder, name)) for name in names if name.endswith(".txt")
+        ):
+            return True
     return False
 
 

@@ -160,16 +160,21 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
     if len(long) > 1:
         return POLYGONS
     columns, values = long[0], np.array(lines, np.float64)
+    values = values[np.isfinite(values).all(1)]
+    if not len(values):
+        return POLYGONS
     third = (columns - 5) % 3 == 0 and bool(np.isin(values[:, 7::3], (0, 1, 2)).all())
-    if columns % 2 == 0 and not third:
+    fits = third and sum(_in_box(one[1:5], one[5:].reshape(-1, 3)) for one in values) >= 0.9 * len(values)
+    if columns % 2 == 0 and not fits:
         return POLYGONS  # of which each line is then a fault
     numbers_each = 3 if third else 2
     reading = Reading((columns - 5) // numbers_each, numbers_each)
     found = evidence(values, numbers_each) if columns % 2 else -math.inf
     place = settings.file or "a data.yaml"
+    shown = f"a box and {reading.points} key point{'s' if reading.points > 1 else ''}"
     if found <= -SURE:
         complain.note(
-            f"lines of {columns} numbers are read as a box and {reading.points} key points of {numbers_each} numbers; "
+            f"lines of {columns} numbers are read as {shown} of {numbers_each} numbers; "
             f"kpt_shape: [{reading.points}, {numbers_each}] in {place} says so for certain"
         )
         return reading
@@ -182,7 +187,7 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
         )
         return POLYGONS
     raise InputError(
-        f"lines of {columns} numbers may be polygons or a box and {reading.points} key points: write kpt_shape: "
+        f"lines of {columns} numbers may be polygons or {shown}: write kpt_shape: "
         f"[{reading.points}, {numbers_each}] into {place} for key points, kpt_shape: [0, 0] for polygons"
     )
 

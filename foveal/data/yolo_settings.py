@@ -14,7 +14,11 @@ from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, subf
 from foveal.errors import InputError
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")  # in lower case; the first one goes
-MAX_YAML = 2**20  # bytes; the names of 20,000 classes have less, and PyYAML reads a megabyte in seconds
+MAX_YAML = 2**20  # bytes; the names of 20,000 classes have half of it
+MAX_DEPTH = 50
+LOADER = getattr(
+    yaml, "CBaseLoader", yaml.BaseLoader
+)  # every scalar is text; that of libyaml is a hundred times as fast
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -52,6 +56,13 @@ def settings_file(root: Path) -> Path | None:
         )
     darknet = [file for file in files_in(root, ".data") if re.search(r"(?m)^\s*(names|train|valid)\s*=", _begin(file))]
     return next(iter(named or found or darknet), None)
+
+
+def names_splits(file: Path) -> bool:
+    """Whether a settings file has the key of a split, by a quick look."""
+    text = _begin(file)
+    before = r"[{,]\s*" if text.lstrip().startswith("{") else r"(?m)^\s*"
+    return bool(re.search(before + rf"""(["']?)({"|".join(SPLIT_NAMES)})\1\s*[:=]""", text))
 
 
 def read_settings(file: Path) -> Settings:
@@ -97,11 +108,12 @@ def checked(file: Path, names: list[str]) -> list[str]:
     """Class names. Raises InputError where there are none, one is empty or two are alike."""
     if not names:
         raise InputError(f"{file} names no class")
+    numbers: dict[str, int] = {}
     for number, name in enumerate(names):
         if not name.strip():
             raise InputError(f"{file}: class {number} has an empty name")
-        if (first := names.index(name)) != number:
-            raise InputError(f"{file}: classes {first} and {number} have one name, {name!r}")
+        if numbers.setdefault(name, number) != number:
+            raise InputError(f"{file}: classes {numbers[name]} and {number} have one name, {name!r}")
     return names
 
 
@@ -162,15 +174,13 @@ def _is_yaml_settings(file: Path) -> bool:
 def _read_yaml(file: Path) -> Settings:
     text = read_text(file, MAX_YAML)
     try:
-        # Nodes rather than values: they keep the text of a scalar, its line, and both of two equal keys; an alias is
-        # the node of its anchor, so nothing grows.
-        root = yaml.compose(text, Loader=yaml.BaseLoader)
+        root = _compose(file, text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         told = ", ".join(filter(None, (error.context, error.problem)))
         raise InputError(f"{file}{line}: it is not YAML that can be read: {told}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise InputError(f"{file}: it is not YAML that can be read: {str(error).splitlines()[0]}") from None
     if not isinstance(root, yaml.MappingNode):
         raise InputError(f"{file}: it is not a mapping with the key names")
@@ -203,6 +213,20 @@ def _read_yaml(file: Path) -> Settings:
     ):
         raise InputError(f"{file}: flip_idx does not give each key point another one, 0 to one less than their number")
     return replace(found, others=others)
+
+
+def _compose(file: Path, text: str) -> yaml.Node | None:
+    """The one document of a YAML file.
+
+    Nodes rather than values: they keep the text of a scalar, its line, and both of two equal keys; an alias is the node
+    of its anchor, so nothing grows.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:  # libyaml's recursion has no limit of its own
+            raise InputError(f"{file}, line {event.start_mark.line + 1}: it is nested more than {MAX_DEPTH} times")
+    return yaml.compose(text, Loader=LOADER)
 
 
 def _mapping(file: Path, node: yaml.MappingNode) -> dict[str, yaml.Node]:
@@ -263,7 +287,7 @@ def _whole(file: Path, node: yaml.Node) -> int:
 
 def _is_null(node: yaml.Node) -> bool:
     """Whether YAML takes a scalar for nothing; in quotes it is a text."""
-    return isinstance(node, yaml.ScalarNode) and (not node.value or (node.style is None and node.value in NULLS))
+    return isinstance(node, yaml.ScalarNode) and (not node.value or (not node.style and node.value in NULLS))
 
 
 def _line(file: Path, node: yaml.Node) -> str:

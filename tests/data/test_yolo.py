@@ -251,7 +251,7 @@ def test_lines_that_fit_both_readings(tmp_path: Path) -> None:
     line = "0 0.5 0.5 0.52 0.45 0.6 0.6\n"  # a triangle, or a key point in a box
     labelled(tmp_path, line)
     refused(
-        tmp_path, "may be polygons or a box and 1 key points", "kpt_shape: [1, 2]", "kpt_shape: [0, 0]", "data.yaml"
+        tmp_path, "may be polygons or a box and 1 key point:", "kpt_shape: [1, 2]", "kpt_shape: [0, 0]", "data.yaml"
     )
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: [0, 0]\n")
     target: Any = load_dataset(tmp_path).target(0)
@@ -331,4 +331,4 @@ def test_check_lists_the_notes(tmp_path: Path) -> None:
     (tmp_path / "labels" / "train" / "gone.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     found = check_source(tmp_path)
     assert found.faults == 0
-    assert any("1 label files have no image and were left out" in note and "gone.txt" in note for note in found.notes)
+    assert any("label files without an image, left out: 1" in note and "gone.txt" in note for note in found.notes)

@@ -18,7 +18,7 @@ def test_lists_of_images(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("images/train/train0.jpg\n./images/train/train1.jpg\n")
     assert load_dataset(tmp_path).split_counts() == {"train": 2, "val": 3}
     (note,) = notes(tmp_path)
-    assert "1 images are in no split and were left out" in note
+    assert "images in no split, left out: 1" in note
     assert "train2.jpg" in note
     (tmp_path / "train.txt").write_text("images/train/gone.jpg\nimages/train/train1.jpg\nimages/train/train0.jpg\n")
     refused(tmp_path, "there is no", "gone.jpg", "train.txt")
@@ -75,7 +75,7 @@ def test_lists_go_before_folders(tmp_path: Path, names: tuple[str, str]) -> None
         (tmp_path / name).write_text(f"images/{split}/{split}0.jpg\nimages/{split}/{split}1.jpg\n")
     assert load_dataset(tmp_path).split_counts() == {"train": 2, "val": 2}
     (note,) = notes(tmp_path)
-    assert note.startswith("2 images are in no split")
+    assert note.startswith("images in no split, left out: 2")
 
 
 def test_a_label_file_called_train_is_no_list(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_images_that_are_named_twice(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("images/train/train0.jpg\n./images//train/train0.jpg\n")
     (tmp_path / "val.txt").write_text("images/val/val0.jpg\n")
     assert load_dataset(tmp_path).split_counts() == {"train": 1, "val": 1}
-    assert any("1 images are in split train twice" in note for note in notes(tmp_path))
+    assert any("images that are named again, read once: 1" in note for note in notes(tmp_path))
     (tmp_path / "val.txt").write_text("images/train/../train/train0.jpg\nimages/val/val0.jpg\n")
     refused(tmp_path, "train0.jpg", "train.txt", "val.txt")
 
@@ -152,7 +152,7 @@ def test_labels_in_other_letter_case_are_noted(tmp_path: Path) -> None:
     (tmp_path / "labels" / "train" / "train0.txt").rename(tmp_path / "labels" / "train" / "TRAIN0.txt")
     assert len(objects(load_dataset(tmp_path))["train0.jpg"]) == 2
     (note,) = notes(tmp_path)
-    assert note.startswith("1 label files were taken that differ from their image in letter case")
+    assert note.startswith("label files that differ from their image in letter case: 1")
     # That of another image is not taken.
     picture(tmp_path / "images" / "train" / "TRAIN0.jpg")
     assert objects(load_dataset(tmp_path))["train0.jpg"] == []
@@ -164,7 +164,7 @@ def test_images_that_share_a_label_file_are_noted(tmp_path: Path) -> None:
     found = objects(load_dataset(tmp_path))
     assert found["train0.png"] == found["train0.jpg"] != []
     (note,) = notes(tmp_path)
-    assert note.startswith("1 label files serve several images")
+    assert note.startswith("label files of several images: 1")
     assert "train0.jpg" in note
     assert "train0.png" in note
 
@@ -173,7 +173,7 @@ def test_an_image_with_two_label_files_is_noted(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "images" / "train" / "train0.txt").write_text(BOX)
     assert len(objects(load_dataset(tmp_path))["train0.jpg"]) == 2
-    assert any(note.startswith("1 images have two label files") for note in notes(tmp_path))
+    assert any(note.startswith("images with two label files: 1") for note in notes(tmp_path))
 
 
 def test_labels_without_an_image(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_labels_without_an_image(tmp_path: Path) -> None:
         (tmp_path / "labels" / name).write_text(BOX)
     (tmp_path / "README.txt").write_text("Nothing in here is a label.\n")
     (note,) = notes(tmp_path)
-    assert note.startswith("2 label files have no image and were left out")
+    assert note.startswith("label files without an image, left out: 2")
     (note,) = notes(tmp_path / "data.yaml")  # which looks in the folders of its images alone
     assert "train8.txt" in note
 
@@ -193,7 +193,7 @@ def test_labels_of_which_none_has_an_image(tmp_path: Path) -> None:
     for split in SPLITS:
         (tmp_path / "labels" / split / f"{split}1.txt").unlink()
     (tmp_path / "labels").rename(tmp_path / "annotations")
-    refused(tmp_path, "none of 6 images has a label file", "train0.txt", "labels/a.txt")
+    refused(tmp_path, "none of its 6 images has a label file", "train0.txt", "labels/a.txt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
