@@ -179,7 +179,7 @@ class Batch:
     affines: (B, 2, 3) float, from pixels of each original image to pixels of this one.
     sizes:   (B, 2) int64, height and width of each original image.
 
-    Raises InputError where these are not of as many images, as where some images have a target and others none.
+    Raises InputError where some images have a target and others none.
     """
 
     images: Tensor
@@ -189,10 +189,8 @@ class Batch:
     sizes: Tensor
 
     def __post_init__(self) -> None:
-        for name in ("targets", "indices", "affines", "sizes"):
-            count = len(getattr(self, name))
-            if count != len(self.images) and (count or name != "targets"):
-                raise InputError(f"a batch of {len(self.images)} images has {count} {name}")
+        if self.targets and len(self.targets) != len(self.images):
+            raise InputError(f"a batch of {len(self.images)} images has {len(self.targets)} targets")
         for place, target in enumerate(self.targets):
             if target is None:
                 which = (

@@ -94,9 +94,6 @@ def test_pixels_become_shares() -> None:
     [
         ({"targets": (Label(torch.tensor(1)),)}, "a batch of 2 images has 1 targets"),
         ({"targets": (Label(torch.tensor(1)), None)}, "image 8 of the data has no target"),
-        ({"indices": torch.tensor([7])}, "2 images has 1 indices"),
-        ({"affines": torch.eye(2, 3)[None]}, "2 images has 1 affines"),
-        ({"sizes": torch.zeros(3, 2)}, "2 images has 3 sizes"),
     ],
 )
 def test_a_batch_is_of_as_many_targets_as_images(changes: dict[str, Any], error: str) -> None:
