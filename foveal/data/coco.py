@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from foveal.data.coco_json import identity, is_coco, read_categories, read_document, root_category
 from foveal.data.coco_shapes import bbox, keypoints, segmentation
 from foveal.data.dataset import SPLITS, Dataset
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_named, subfolders
+from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_folder, split_named, subfolders
 from foveal.data.frames import Frame, Frames
 from foveal.data.named import Finder
 from foveal.data.objects import ObjectRows
@@ -103,13 +103,13 @@ def load(path: Path, complain: Complaints) -> Dataset:
 
 
 def _folder_split(file: Path) -> str | None:
-    return SPLIT_NAMES.get(file.parent.name.lower()) if file.stem == ROBOFLOW else None
+    return split_folder(file.parent.name) if file.stem == ROBOFLOW else None
 
 
 def _files(root: Path) -> dict[Path, str | None]:
     """The JSON files of a folder's data, each with the split that its name or folder names."""
     folders = subfolders(root)
-    splits = {folder: SPLIT_NAMES[folder.name.lower()] for folder in folders if folder.name.lower() in SPLIT_NAMES}
+    splits = {folder: split for folder in folders if (split := split_folder(folder.name))}
     found = {folder / f"{ROBOFLOW}.json": split for folder, split in splits.items()}
     if found := {file: split for file, split in found.items() if file.is_file()}:
         return dict[Path, str | None](found)

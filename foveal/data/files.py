@@ -18,7 +18,20 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # Words that the name of a folder may have beside that of its split: training_set, seg_train, val_images.
-BESIDE_SPLITS = {"set", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "split", "seg"}
+BESIDE_SPLITS = {
+    "set",
+    "data",
+    "dataset",
+    "image",
+    "images",
+    "img",
+    "imgs",
+    "photos",
+    "pictures",
+    "split",
+    "seg",
+    "obj",
+}
 ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
 # Folders of operating systems, network drives and editors, in lower case; their images are previews and copies.
 _CLUTTER = """@eadir __macosx .ipynb_checkpoints .thumbnails .thumbs .appledouble .trash .trashes .spotlight-v100
@@ -133,14 +146,14 @@ def split_named(text: str) -> str | None:
 
 
 def split_folder(name: str) -> str | None:
-    """The split that a folder is named after, and after nothing else: seg_train -> train, "train station" -> None."""
+    """The split that a folder is named after, and after nothing else: seg_train -> train, val2017 -> val, "train station" -> None."""
     return split_named(name) if all(word in SPLIT_NAMES or word in BESIDE_SPLITS for word in _words(name)) else None
 
 
 def _words(text: str) -> list[str]:
-    """Words of letters in lower case, trainset as train and set."""
+    """Words of letters in lower case, trainset as train and set, and COCO's test-dev as test."""
     joined = re.compile(f"({'|'.join(SPLIT_NAMES)})({'|'.join(BESIDE_SPLITS)})")
-    return re.findall("[a-z]+", joined.sub(r"\1 \2", text.lower()))
+    return re.findall("[a-z]+", joined.sub(r"\1 \2", re.sub("test[-_]?dev", "test", text.lower())))
 
 
 def report_alike(source: str, names: Sequence[str], complain: Complaints) -> None:

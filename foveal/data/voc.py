@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foveal.data.dataset import SPLITS, Dataset
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, subfolders
+from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, split_folder, subfolders
 from foveal.data.frames import Frame, Frames
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.named import plain
@@ -113,10 +113,9 @@ def _sets(root: Path, depth: int = DEPTH, split: int = UNSPLIT) -> list[_Set]:
             return [_Set(root, folder, split)]
     found: list[_Set] = []
     for folder in folders if depth else []:
-        if folder.name.lower() not in SPLIT_NAMES and not folder.name.lower().startswith("voc"):
-            continue
-        code = SPLITS.index(SPLIT_NAMES[folder.name.lower()]) if folder.name.lower() in SPLIT_NAMES else split
-        found += _sets(folder, depth - 1, code)
+        own = split_folder(folder.name)
+        if own or folder.name.lower().startswith("voc"):
+            found += _sets(folder, depth - 1, SPLITS.index(own) if own else split)
     return found
 
 
@@ -128,8 +127,9 @@ def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
         return
     parts = [folder for folder in _split_folders(root) if _has_xml(folder)]
     for folder in parts or [root]:
-        split = SPLITS.index(SPLIT_NAMES[folder.name.lower()]) if parts else UNSPLIT
-        yield from (_Entry(file, [folder, *_image_folders(folder)], split) for file in files_in(folder, ".xml"))
+        split = split_folder(folder.name) if parts else None
+        code = UNSPLIT if split is None else SPLITS.index(split)
+        yield from (_Entry(file, [folder, *_image_folders(folder)], code) for file in files_in(folder, ".xml"))
 
 
 def _of_set(one: _Set, complain: Complaints) -> Iterator[_Entry]:
@@ -155,7 +155,7 @@ def _of_set(one: _Set, complain: Complaints) -> Iterator[_Entry]:
             complain.fault("names in two lists", f"{where}: {line} is in {listed[name]}.txt too")
     for name in files if not lists else ():
         # Annotations/train/a.xml
-        inner = SPLIT_NAMES.get(name.partition("/")[0].lower()) if "/" in name else None
+        inner = split_folder(name.partition("/")[0]) if "/" in name else None
         yield entry(name, one.split if inner is None else SPLITS.index(inner))
     if lists and (left := [name for name in files if name not in listed]):
         complain.note(f"annotations that are in no list of ImageSets are left out: {len(left)}, first {files[left[0]]}")
@@ -261,7 +261,7 @@ def _image_folders(root: Path) -> list[Path]:
 
 
 def _split_folders(root: Path) -> list[Path]:
-    return [folder for folder in subfolders(root) if folder.name.lower() in SPLIT_NAMES]
+    return [folder for folder in subfolders(root) if split_folder(folder.name)]
 
 
 def _xml_below(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from foveal.data.dataset import Dataset
-from foveal.data.files import Complaints, subfolders
+from foveal.data.files import Complaints, files_in, split_folder, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.objects import ObjectRows
 from foveal.data.yolo_files import Folders, has_labels, images_of, is_label_file, label_files, mirrors, parts_of
@@ -20,7 +20,6 @@ from foveal.data.yolo_settings import (
     Settings,
     class_files,
     class_names,
-    folder_split,
     names_classes,
     names_splits,
     read_settings,
@@ -31,8 +30,8 @@ from foveal.errors import InputError
 
 def recognise(root: Path) -> bool:
     """Whether a folder has settings that name splits; folders images and labels, if wanted in folders of splits; class
-    names and label files; or label files beside images. Also whether the folder above or the only one within does, of
-    which `load` then says that it is the one to pass."""
+    names and label files; or label files beside images. Also whether the folder above does, of which `load` then says that
+    it is the one to pass."""
     return _is_data(root) or _misplaced(root) is not None
 
 
@@ -41,7 +40,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
     Raises InputError."""
     root = path if path.is_dir() else path.parent
     if path.is_dir() and not _is_data(root) and (place := _misplaced(root)) is not None:
-        raise InputError(f"{path} is a part of YOLO data or holds it in a folder: pass {place}")
+        raise InputError(f"{path} is a part of YOLO data: pass {place}")
     file = settings_file(root) if path.is_dir() else path
     settings = Settings() if file is None else read_settings(file)
     classes = class_names(settings, path, root, complain)
@@ -89,7 +88,7 @@ def _is_data(root: Path) -> bool:
     file, folders = settings_file(root), subfolders(root)
     if file is not None and names_splits(file):
         return True
-    if any(_is_pair(folder) for folder in (root, *folders) if folder == root or folder_split(folder.name)):
+    if any(_is_pair(folder) for folder in (root, *folders) if folder == root or split_folder(folder.name)):
         return True
     if file is not None or class_files(root):
         # Folders of classes may have their names in such a file too.
@@ -98,7 +97,8 @@ def _is_data(root: Path) -> bool:
 
 
 def _is_pair(folder: Path) -> bool:
-    return {"images", "labels"} <= {inner.name.lower() for inner in subfolders(folder)}
+    inner = {one.name.lower(): one for one in subfolders(folder)}
+    return "images" in inner and "labels" in inner and not files_in(inner["labels"], ".xml")
 
 
 def _has_labelled_image(root: Path) -> bool:
@@ -112,7 +112,7 @@ def _has_labelled_image(root: Path) -> bool:
 
 
 def _misplaced(root: Path) -> Path | None:
-    """The folder of YOLO data that a folder of its images is a part of, or that is all it holds."""
+    """The folder of YOLO data that a folder of its images is a part of."""
     here = root.absolute()
     for folder in (here, *here.parents[:2]):
         if folder.name.lower() == "images" and _is_pair(folder.parent):
@@ -120,7 +120,4 @@ def _misplaced(root: Path) -> Path | None:
             if mirrors(here, labels / here.relative_to(folder)):
                 above = folder.parent.parent
                 return above if names_classes(above) else folder.parent
-    inner = [folder for folder in subfolders(root) if folder.name != "__MACOSX"]
-    if len(inner) == 1 and not any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in os.listdir(root)):
-        return inner[0] if _is_data(inner[0]) else None
     return None

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foveal.data.dataset import SPLITS
-from foveal.data.files import Complaints, image_files, read_text, split_named, subfolders
+from foveal.data.files import Complaints, image_files, read_text, split_folder, split_named, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.splits import UNSPLIT
-from foveal.data.yolo_settings import CLASS_FILES, Settings, folder_split, slashes
+from foveal.data.yolo_settings import CLASS_FILES, Settings, slashes
 from foveal.errors import InputError
 
 SAMPLE = 200  # lines of a list by which the folder that its paths begin in is chosen
@@ -136,7 +136,7 @@ def _place(
     parts = _parts(inner)
     ends = [parts[k:] for k in range(len(parts))]
     # One name alone, like images, may be that of anything.
-    ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or folder_split(end[0]) == split]
+    ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or split_folder(end[0]) == split]
     for one in (*tried, *(root.joinpath(*end) for end in ends)):
         if (place := folders.find(one)) is not None and place != root:
             # Tools write lists with a first folder for the data set itself: data/train.txt.
@@ -171,7 +171,7 @@ def _folders(root: Path, folders: Folders) -> list[Part]:
     found = []
     inner = folders.find(root / "images")
     for folder in (*(subfolders(inner) if inner and inner.is_dir() else []), *subfolders(root)):
-        split = folder_split(folder.name)
+        split = split_folder(folder.name)
         if split is not None:
             images = folders.find(folder / "images")
             found.append(Part(images if images and images.is_dir() else folder, SPLITS.index(split)))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, subfolders
+from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, split_folder, subfolders
 from foveal.errors import InputError
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")  # in lower case; the first one goes
@@ -95,7 +95,7 @@ def class_names(settings: Settings, source: Path, root: Path, complain: Complain
 
 def class_files(root: Path) -> list[Path]:
     """Files of class names in a folder, in its folder labels, in those of splits and their labels."""
-    splits = [folder for folder in subfolders(root) if folder_split(folder.name)]
+    splits = [folder for folder in subfolders(root) if split_folder(folder.name)]
     inner = [folder for one in (root, *splits) for folder in subfolders(one) if folder.name.lower() == "labels"]
     found = []
     for folder in (root, *inner[:1], *splits, *inner[1:]):
@@ -115,12 +115,6 @@ def checked(file: Path, names: list[str]) -> list[str]:
         if numbers.setdefault(name, number) != number:
             raise InputError(f"{file}: classes {numbers[name]} and {number} have one name, {name!r}")
     return names
-
-
-def folder_split(name: str) -> str | None:
-    """The split of the images in a folder by its name, as train, Valid, val2017, test-dev or obj_train_data."""
-    found = re.fullmatch(r"(?:obj_)?([a-z]+?)(?:[-_]?dev)?(?:[-_]?[0-9]{4})?(?:_data)?", name.lower())
-    return SPLIT_NAMES.get(found[1]) if found else None
 
 
 def slashes(text: str) -> str:
