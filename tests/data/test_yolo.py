@@ -318,6 +318,14 @@ def test_a_wrong_folder_names_the_right_one(tmp_path: Path) -> None:
     refused(tmp_path / "robo" / "train" / "images", f"pass {tmp_path / 'robo'}")
 
 
+def test_folders_of_classes_below_images_of_other_labels(tmp_path: Path) -> None:
+    root = make(tmp_path / "set")
+    for label in ("cat", "dog"):
+        for n in range(6):
+            picture(root / "images" / "pets" / label / f"{label}{n}.jpg")
+    assert load_dataset(root / "images" / "pets").task == "classify"
+
+
 def test_other_formats_with_text_files_beside_images_stay_what_they_are(tmp_path: Path) -> None:
     for n in range(6):
         picture(tmp_path / f"{n}.jpg")
