@@ -18,20 +18,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # Words that the name of a folder may have beside that of its split: training_set, seg_train, val_images.
-BESIDE_SPLITS = {
-    "set",
-    "data",
-    "dataset",
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "photos",
-    "pictures",
-    "split",
-    "seg",
-    "obj",
-}
+BESIDE_SPLITS = frozenset("set data dataset image images img imgs photos pictures split seg obj".split())
 ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
 # Folders of operating systems, network drives and editors, in lower case; their images are previews and copies.
 _CLUTTER = """@eadir __macosx .ipynb_checkpoints .thumbnails .thumbs .appledouble .trash .trashes .spotlight-v100
@@ -146,7 +133,7 @@ def split_named(text: str) -> str | None:
 
 
 def split_folder(name: str) -> str | None:
-    """The split that a folder is named after, and after nothing else: seg_train -> train, val2017 -> val, "train station" -> None."""
+    """The split that a folder is named after, and after nothing else: seg_train -> train, "a train" -> None."""
     return split_named(name) if all(word in SPLIT_NAMES or word in BESIDE_SPLITS for word in _words(name)) else None
 
 

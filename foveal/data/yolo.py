@@ -30,8 +30,8 @@ from foveal.errors import InputError
 
 def recognise(root: Path) -> bool:
     """Whether a folder has settings that name splits; folders images and labels, if wanted in folders of splits; class
-    names and label files; or label files beside images. Also whether the folder above does, of which `load` then says that
-    it is the one to pass."""
+    names and label files; or label files beside images. Also whether the folder above does, which `load` then names as
+    the one to pass."""
     return _is_data(root) or _misplaced(root) is not None
 
 
