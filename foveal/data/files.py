@@ -18,7 +18,9 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 # Words that the name of a folder may have beside that of its split: training_set, seg_train, val_images.
-BESIDE_SPLITS = frozenset("set data dataset image images img imgs photos pictures split seg obj".split())
+BESIDE_SPLITS = frozenset(
+    ["set", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "split", "seg", "obj"]
+)
 ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
 # Folders of operating systems, network drives and editors, in lower case; their images are previews and copies.
 _CLUTTER = """@eadir __macosx .ipynb_checkpoints .thumbnails .thumbs .appledouble .trash .trashes .spotlight-v100
