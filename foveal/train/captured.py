@@ -158,7 +158,7 @@ def _alike(value: Any, own: Any, place: str) -> None:
 
 def _is_number(value: Any) -> bool:
     # Torch converts them to int64 and float32.
-    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and abs(value) < 1e38)
+    return (type(value) is int and abs(value) < 2**63) or (type(value) is float and abs(value) < 3.4e38)
 
 
 def _keys(value: Any, expected: Any, place: str) -> None:
