@@ -218,7 +218,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
         except Exception as error:  # a damaged header can say anything
             raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
     load_weights(system, checkpoint.weights, checkpoint.path)
-    system.licence = header["licence"]
+    system.licence, system.started_from = header["licence"], str(run_or_checkpoint)
     return system.eval()
 
 
@@ -327,7 +327,7 @@ def _is_system(value: Any) -> bool:
 
 def settable(spec: Any) -> list[str]:
     """The fields of a variant that a user may change by name, besides labels and weights."""
-    return ["image_size", *(field.name for field in fields(spec) if field.name not in ("labels", "recipe"))]
+    return ["image_size", *(field.name for field in fields(spec) if field.name not in ("labels", "recipe", "finetune"))]
 
 
 def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, sett
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
+from foveal.train.defaults import FineTuning
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Options:
 
     Example: foveal train resnet_nano --data digits --epochs 20 --out runs/digits
 
-    foveal train NAME --help shows the settings of that system, and the defaults that its recipe gives.
+    foveal train NAME --help shows the settings of that system and the defaults of its recipe; with --weights, those of
+    its fine-tuning recipe.
     """
 
     data: str
@@ -34,7 +36,8 @@ class Options:
 def run(words: list[str]) -> None:
     place = _place_of_name(words)
     name = None if place is None else words[place]
-    training = _training_settings(name, helping=not {"-h", "--help"}.isdisjoint(words))
+    tuned = any(_field(word) == "weights" for word in words if word.startswith("--"))
+    training = _training_settings(name, helping=not {"-h", "--help"}.isdisjoint(words), tuned=tuned)
     shown: list[Any] = [("training", type(training), field(default=training))]
     if place is None or name is None:
         text = "A system's name; foveal list shows them."
@@ -85,6 +88,7 @@ def run(words: list[str]) -> None:
         "metrics": result,
         "refit": refit,
         "unreadable": finished.record["unreadable"],
+        "warnings": finished.record["warnings"],
     }
     lines = [f"best epoch {document['best_epoch']} of {document['epochs']}, on the val split:"]
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
@@ -126,10 +130,14 @@ def _field(option: str) -> str:
     return option.partition("=")[0].replace("-", "_").removeprefix("__").removeprefix("no_")
 
 
-def _training_settings(name: str | None, helping: bool) -> Any:
-    """TrainConfig with the values that a run of this system has when the user sets nothing."""
-    recipe, fits = (variant(name).recipe, family(name).can("fit")) if name else ({}, False)
-    resolved, hints, rows = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig), []
+def _training_settings(name: str | None, helping: bool, tuned: bool = False) -> Any:
+    """TrainConfig with the values that a run of this system has when the user sets nothing; `tuned`: from weights."""
+    recipe, fits, tuning = {}, False, None
+    if name:
+        recipe, fits = variant(name).recipe, family(name).can("fit")
+        tuning = FineTuning.of(task_of(name), recipe, variant(name).finetune) if tuned and not fits else None
+    resolved = resolve(TrainConfig(), recipe, name or "", fits=fits, tuning=tuning)[0]
+    hints, rows = get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):
         kind, value = hints[entry.name], getattr(resolved, entry.name)
         if holds_systems(kind):
