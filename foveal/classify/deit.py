@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.classify.labels import DIGITS, IMAGENET_1K
-from foveal.classify.vit import DEIT, FINE_TUNING, NANO, NANO_RECIPE, RECIPE, SMALL, ViT, ViTSpec
+from foveal.classify.vit import DEIT, NANO, NANO_RECIPE, RECIPE, SMALL, ViT, ViTSpec
 from foveal.errors import InputError
 from foveal.structures import Batch
 
@@ -65,8 +65,8 @@ class DeiT(ViT):
 
 
 VARIANTS = {
-    "deit_tiny_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, finetune=FINE_TUNING, width=192, heads=3),
-    "deit_small_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, finetune=FINE_TUNING, width=384, heads=6),
-    "deit_base_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, finetune=FINE_TUNING),
+    "deit_tiny_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, width=192, heads=3),
+    "deit_small_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE, width=384, heads=6),
+    "deit_base_distilled_patch16_224": DeiTSpec(IMAGENET_1K, DEIT, RECIPE),
     "deit_nano": DeiTSpec(DIGITS, SMALL, NANO_RECIPE, **NANO),
 }

@@ -143,10 +143,9 @@ HALVES = (0.5, 0.5, 0.5)
 # Section 3 of the paper for ImageNet, with a rate for our smaller batches as in vit.py.
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 3e-4, "weight_decay": 0.1, "clip": 1.0, "warmup": 0.5}
 RECIPE |= {"crop_scale": (0.08, 1.0), "flip": True, "label_smoothing": 0.1}
-FINE_TUNING = {"lr": 1e-4}  # see vit.py
 
 # Table 1 of the paper.
-B16 = MixerSpec(IMAGENET_1K, Preprocess(mean=HALVES, std=HALVES, interpolation="bicubic"), RECIPE, finetune=FINE_TUNING)
+B16 = MixerSpec(IMAGENET_1K, Preprocess(mean=HALVES, std=HALVES, interpolation="bicubic"), RECIPE)
 S16 = replace(B16, width=512, depth=8, token_hidden=256, channel_hidden=2048)
 L16 = replace(B16, width=1024, depth=24, token_hidden=512, channel_hidden=4096)
 

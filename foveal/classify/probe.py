@@ -82,11 +82,7 @@ class Probe(Classifier):
         return "map"
 
 
-# It usually starts from weights, and has a classifier to train from nothing.
-RECIPE: dict[str, Any] = {"epochs": 30}
-NANO: dict[str, Any] = {"epochs": 40, "lr": 0.002}
-
 VARIANTS = {
-    "probe": ProbeSpec(DIGITS, recipe=RECIPE, finetune=RECIPE),
-    "probe_nano": ProbeSpec(DIGITS, recipe=NANO, finetune=NANO, backbone="autoencoder_nano", stride=4, grid=2),
+    "probe": ProbeSpec(DIGITS, recipe={"epochs": 30}),
+    "probe_nano": ProbeSpec(DIGITS, recipe={"epochs": 40, "lr": 0.002}, backbone="autoencoder_nano", stride=4, grid=2),
 }

@@ -159,10 +159,7 @@ NANO_RECIPE: dict[str, Any] = {"epochs": 50, "lr": 0.002, "weight_decay": 0.05, 
 NANO_RECIPE |= {"shift": 0.125, "label_smoothing": 0.1}
 NANO: dict[str, Any] = {"patch": 4, "width": 64, "depth": 3, "heads": 4, "mlp_ratio": 2.0, "position_std": 0.5}
 
-# Below the rate from scratch, as is usual for transformers in small batches; not measured here.
-FINE_TUNING = {"lr": 1e-4}
-
-VIT_B_16 = ViTSpec(IMAGENET_1K, Preprocess(), RECIPE, finetune=FINE_TUNING)
+VIT_B_16 = ViTSpec(IMAGENET_1K, Preprocess(), RECIPE)
 VIT_L_16 = replace(VIT_B_16, preprocess=Preprocess(crop=224 / 242), width=1024, depth=24, heads=16)
 VIT_T_16 = replace(VIT_B_16, preprocess=HALVES, width=192, heads=3)
 VIT_S_16 = replace(VIT_T_16, width=384, heads=6)

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import tyro
 
-from foveal.catalog import ENTRIES, create, family, holds_systems, is_base, settable, task_of, variant
+from foveal.catalog import ENTRIES, base_fields, create, family, holds_systems, is_base, settable, task_of, variant
 from foveal.cli.common import answer, parse, table
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
-from foveal.train.defaults import FineTuning
+from foveal.train.defaults import FineTuning, Start
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,10 @@ def _training_settings(name: str | None, helping: bool, tuned: bool = False) -> 
     recipe, fits, tuning = {}, False, None
     if name:
         recipe, fits = variant(name).recipe, family(name).can("fit")
-        tuning = FineTuning.of(task_of(name), recipe, variant(name).finetune) if tuned and not fits else None
+        # Which of the two the file has is not read here; that of a detector is mostly a backbone.
+        start: Start = "base" if base_fields(variant(name)) else "whole"
+        if tuned and not fits:
+            tuning = FineTuning.of(task_of(name), recipe, variant(name).finetune, start=start)
     resolved = resolve(TrainConfig(), recipe, name or "", fits=fits, tuning=tuning)[0]
     hints, rows = get_type_hints(TrainConfig), []
     for entry in fields(TrainConfig):

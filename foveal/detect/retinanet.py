@@ -152,7 +152,6 @@ VARIANTS = {
         COCO,
         Preprocess((512, 512), "fit", 1.0),
         {"epochs": 12, "batch_size": 8, "lr": 5e-4, "weight_decay": 1e-4, "clip": 5.0, "flip": True},
-        finetune={"lr": 5e-4},
         backbone="tf_efficientnet_lite0",
         width=96,
         depth=2,

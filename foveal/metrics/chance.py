@@ -9,7 +9,8 @@ LEAST_MAP50 = 0.01  # boxes drawn at random stay below
 
 def classify_chance(figures: Mapping[str, float], counts: Mapping[str, int]) -> str | None:
     """Why the accuracy on images, `counts` of each class, is no better than that of one answer for all of them or of
-    answers drawn at random; None where it is better. Of a split with one class nothing is known."""
+    answers drawn at random; None where it is better, and for a split of one class or of so few images that not even an
+    accuracy of 1 could be told from chance."""
     present = [count for count in counts.values() if count]
     images = sum(present)
     if len(present) < 2:
@@ -17,6 +18,8 @@ def classify_chance(figures: Mapping[str, float], counts: Mapping[str, int]) -> 
     label = max(counts, key=lambda name: counts[name])
     share = counts[label] / images
     noise = SIGMAS * sqrt(share * (1 - share) / images)
+    if share + noise >= 1:
+        return None
     # Rare classes may be worth the accuracy that they cost.
     random = 1 / len(present)
     balanced_noise = SIGMAS * random * sqrt(sum(random * (1 - random) / count for count in present))

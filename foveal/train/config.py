@@ -215,9 +215,11 @@ def resolve(
         if one in user and other not in user:
             chosen.pop(other, None)
     values = {name: value for name, (value, _) in chosen.items()}
-    if tuning and "epochs" in tuning.settings and "epochs" not in user:
+    if tuning and "epochs" not in user:
         size = {**tables, **values, **user}
-        values["epochs"] = tuning.epochs(size["batch_size"], size["accumulate"])
+        values["epochs"] = tuning.epochs(size["epochs"], size["batch_size"], size["accumulate"])
+        if values["epochs"] > size["epochs"]:
+            chosen["epochs"] = (values["epochs"], TUNED)
     if "warmup" in values:  # which is for a run as long as the recipe's
         values["warmup"] = min(values["warmup"], (tables | values | user)["epochs"] / 2)
     unset = {name: None for name in _FIELDS if getattr(config, name) is UNSET}  # settings of other optimizers

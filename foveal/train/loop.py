@@ -20,7 +20,15 @@ from foveal.train.memory import explain_failure
 from foveal.train.optim import schedule
 from foveal.train.outcome import frozen_accuracy, warnings
 from foveal.train.plan import Plan
-from foveal.train.prepare import Phase, check_norms, check_processes, find_device, fine_tuning, training_phases
+from foveal.train.prepare import (
+    Phase,
+    check_norms,
+    check_processes,
+    find_device,
+    fine_tuning,
+    start_of,
+    training_phases,
+)
 from foveal.train.preview import preview
 from foveal.train.run import Run
 from foveal.train.screen import Meter, Screen
@@ -35,7 +43,8 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
     """All that `foveal.train` does, and tells of itself, but for the report (report/training.py)."""
     name, fits = system.name or type(system).__name__, system.can("fit")
     config = config or TrainConfig()
-    tuning = fine_tuning(system, dataset, config)
+    start = start_of(system, config)
+    tuning = fine_tuning(system, dataset, start)
     config, origins = resolve(config, system.spec.recipe, name, fits=fits, tuning=tuning)
     with joined() as ranks, frozen(system, config.freeze):
         check_processes(system, config, ranks)
@@ -45,6 +54,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
         teacher = find_teacher(config, system, device)
         phases = training_phases(system, dataset, config, teacher, ranks)
         run = Run.open(system, dataset, config, origins, ranks, device, teacher)
+        run.record["start"] = start
         learn = fit if fits else descend
 
         tracking = tracker(config.track, run.directory)

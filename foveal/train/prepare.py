@@ -14,7 +14,7 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
-from foveal.train.defaults import TUNED, FineTuning
+from foveal.train.defaults import FineTuning, Start
 from foveal.train.depth import BATCH_NORMS
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.evaluate import check_truths, default_workers, evaluation_loader, suited
@@ -42,26 +42,24 @@ class Phase:
     steps: int
 
 
-def fine_tuning(system: System, dataset: Dataset, config: TrainConfig) -> FineTuning | None:
-    """The fine-tuning recipe of a system that starts from trained weights; None for the others. A run that is resumed
-    keeps the recipe that it began with."""
-    directory = Path(config.out or "")
-    if config.resume and config.out and (directory / "run.json").is_file():
-        tuned = TUNED in read_record(directory).get("origins", {}).values()
-    else:
-        tuned = starts_from_weights(system)
-    if not tuned or system.can("fit"):
+def fine_tuning(system: System, dataset: Dataset, start: Start | None) -> FineTuning | None:
+    """The fine-tuning recipe of a system that starts from trained weights; None for the others."""
+    if start is None or system.can("fit"):
         return None
     images = len(dataset) if dataset.split else dataset.split_counts().get("train", 0)
-    return FineTuning.of(system.task, system.spec.recipe, system.spec.finetune, images)
+    return FineTuning.of(system.task, system.spec.recipe, system.spec.finetune, images, start)
 
 
-def starts_from_weights(system: System) -> bool:
-    """Whether the system has trained weights, or the one that it is built upon has; other parts of a system are frozen,
-    and say nothing of what is to be trained."""
+def start_of(system: System, config: TrainConfig) -> Start | None:
+    """What of a system has trained weights: the whole, or the base alone. Other parts of a system are frozen, and say
+    nothing of what is to be trained. For a run that is resumed it is what it was when the run began."""
+    directory = Path(config.out or "")
+    if config.resume and config.out and (directory / "run.json").is_file():
+        return read_record(directory).get("start")
     inside = ", ".join(part.started_from for part in parts(system.spec) if part.started_from)
-    own = system.started_from not in (None, inside)
-    return own or (system.base is not None and system.base.started_from is not None)
+    if system.started_from not in (None, inside):
+        return "whole"
+    return "base" if system.base is not None and system.base.started_from else None
 
 
 def training_phases(

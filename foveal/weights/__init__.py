@@ -136,7 +136,7 @@ def _load_base(system: System, base: System, path: Path, state: Mapping[str, Ten
     if spoilt := [name for name, tensor in kept.items() if not tensor.isfinite().all()]:
         raise InputError(f"{path} holds what is not finite, in {few(spoilt)}: its training has run away")
     base.load_state_dict(kept)
-    system.started_from = f"{path.name} ({layout}'s layout), for its backbone {name}"
+    system.started_from = base.started_from = f"{path.name} ({layout}'s layout), for its backbone {name}"
     if layout != "foveal":
         system.licence = f"that of the weights published by {layout}"
 

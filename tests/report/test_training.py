@@ -115,3 +115,12 @@ def test_the_first_of_several_processes_writes_it(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("foveal.train.distributed.Ranks.first", False)
     assert trained(tmp_path / "run").report is None
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_what_is_wrong_with_the_result_stands_in_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("foveal.train.loop.warnings", lambda *_: ["the <loss> rose; try less"])
+    run = trained(tmp_path / "run")
+    assert "The <loss> rose; try less." in header_of(run.report)
+    assert capsys.readouterr().err == "foveal: warning: the <loss> rose; try less\n"

@@ -141,8 +141,9 @@ def test_fine_tuning_is_fully_overridable() -> None:
 def test_the_users_optimizer_takes_neither_rate_of_the_recipes(optimizer: str) -> None:
     config, origins = resolve(TrainConfig(optimizer=optimizer), RECIPE, "net", tuning=tuned())
     scratch = OPTIMIZER_DEFAULTS[optimizer]["lr"]
-    assert config.lr == {"adamw": 1e-3, "lbfgs": scratch}.get(optimizer, 0.1 * scratch)
-    assert config.lr != RECIPE["lr"]
+    # A tenth of the rate from scratch, which for sgd is that of the family.
+    expected = {"adamw": 1e-3, "lbfgs": scratch, "sgd": 0.03}.get(optimizer, 0.1 * scratch)
+    assert config.lr == pytest.approx(expected)
     assert config.layer_decay == (None if optimizer == "lbfgs" else 0.85)
     if optimizer not in ("adamw", "lbfgs"):
         assert origins["lr"] == "fine-tuning recipe"
@@ -176,20 +177,41 @@ def test_contradictions_stay_errors_in_fine_tuning() -> None:
     ],
 )
 def test_few_images_are_passed_more_often(images: int | None, settings: dict, epochs: int) -> None:
-    assert resolve(TrainConfig(**settings), {}, "net", tuning=tuned(recipe={}, images=images))[0].epochs == epochs
+    config, origins = resolve(TrainConfig(**settings), {}, "net", tuning=tuned(recipe={}, images=images))
+    assert (config.epochs, origins["epochs"]) == (epochs, "fine-tuning recipe")
 
 
-def test_fine_tuning_is_never_faster_than_the_recipe_with_the_same_optimizer() -> None:
-    assert tuned(recipe={"lr": 2e-4}).settings["lr"] == 2e-4
+def test_the_rate_is_a_third_of_that_of_the_recipe_with_the_same_optimizer() -> None:
+    assert tuned(recipe={"lr": 3e-4}).settings["lr"] == pytest.approx(1e-4)
+    assert tuned(recipe={}).settings["lr"] == pytest.approx(1e-3 / 3)
+    assert resolve(TrainConfig(), {}, "net", tuning=tuned(recipe={}))[0].norm_statistics == "update"
     assert tuned("detect", {"lr": 0.01, "clip": 0.1}).settings["clip"] == 0.1
     assert tuned("detect", {"optimizer": "sgd", "lr": 0.01}).settings["lr"] == 2e-4
     assert tuned(recipe={"lr": 2e-4}, lr=0.5).settings["lr"] == 0.5  # a family's own
 
 
-def test_other_tasks_keep_their_recipe_at_a_tenth_of_its_rate() -> None:
+def test_a_detector_whose_backbone_alone_has_weights_keeps_rate_and_epochs() -> None:
+    recipe = {"lr": 5e-4, "batch_size": 8, "epochs": 90, "schedule": "step", "milestones": (60,), "clip": 5.0}
+    config, origins = resolve(TrainConfig(), recipe, "net", tuning=FineTuning.of("detect", recipe, {}, 800, "base"))
+    assert (config.lr, config.epochs, config.clip, config.batch_size) == (5e-4, 90, 5.0, 8)
+    assert (config.schedule, config.milestones, config.warmup) == ("cosine", None, 0.5)
+    assert (origins["epochs"], origins["batch_size"], origins["lr"]) == (*["recipe of net"] * 2, "fine-tuning recipe")
+    few = FineTuning.of("detect", recipe, {}, 40, "base")  # 5 steps an epoch, and 600 are the fewest
+    config, origins = resolve(TrainConfig(), recipe, "net", tuning=few)
+    assert (config.epochs, origins["epochs"]) == (100, "fine-tuning recipe")
+
+
+def test_the_settings_of_the_photograph_recipe_are_those_that_were_tuned_for_it() -> None:
+    spec = catalog.variant("fasterrcnn_efficientnet_lite0_fpn")
+    before, _ = resolve(TrainConfig(), spec.recipe, "net")
+    tuning = FineTuning.of("detect", spec.recipe, spec.finetune, 205, "base")
+    assert resolve(TrainConfig(), spec.recipe, "net", tuning=tuning)[0] == before
+
+
+def test_other_tasks_keep_their_recipe_at_a_third_of_its_rate() -> None:
     recipe = {"optimizer": "adam", "lr": 2e-3, "betas": (0.5, 0.999), "epochs": 60, "crop_scale": (0.2, 1.0)}
     config, origins = resolve(TrainConfig(), recipe, "net", tuning=tuned("generate", recipe, 10))
-    assert (config.lr, config.betas, config.epochs) == (pytest.approx(2e-4), (0.5, 0.999), 60)
+    assert (config.lr, config.betas, config.epochs) == (pytest.approx(2e-3 / 3), (0.5, 0.999), 60)
     assert (config.crop_scale, origins["crop_scale"], origins["betas"]) == (
         (0.2, 1.0),
         "recipe of net",
@@ -207,4 +229,4 @@ def test_every_family_fine_tunes_by_settings_that_exist() -> None:
                 name,
                 tuning=FineTuning.of(catalog.task_of(name), spec.recipe, spec.finetune),
             )
-            assert config.lr <= 2e-3
+            assert config.lr <= 0.01 / 3

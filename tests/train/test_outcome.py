@@ -10,10 +10,11 @@ import torch
 
 import foveal
 from foveal.metrics.chance import classify_chance, detect_chance
+from foveal.train import checkpoint
 from foveal.train.config import TrainConfig
 from foveal.train.defaults import TUNED
 from foveal.train.outcome import warnings
-from foveal.train.prepare import fine_tuning, starts_from_weights
+from foveal.train.prepare import fine_tuning, start_of
 from tests.toys import small_digits
 
 
@@ -37,7 +38,8 @@ def lenet(**fields: Any) -> Any:
         (0.93, 0.90, {"a": 95, "b": 5}, False),  # which found the rare ones
         (0.25, 0.25, {"a": 100, "b": 100, "c": 100, "d": 100}, True),
         (0.31, 0.31, {"a": 100, "b": 100, "c": 100, "d": 100}, False),
-        (1.00, 1.00, {"a": 9, "b": 0}, False),  # of one class nothing is known
+        (1.00, 1.00, {"a": 9, "b": 0}, False),  # one class
+        (0.60, 0.33, {"a": 3, "b": 1, "c": 1}, False),  # too few images
     ],
 )
 def test_chance_of_a_classifier(accuracy: float, balanced: float, counts: dict[str, int], warned: bool) -> None:
@@ -113,20 +115,33 @@ def test_what_starts_from_weights_is_fine_tuned(tmp_path: Path) -> None:
     assert scratch.record["config"]["lr"] == 2e-3
     for system in (lenet(weights="package"), lenet(weights=tmp_path / "scratch"), foveal.load(tmp_path / "scratch")):
         record = run(tmp_path / "tuned", system, epochs=1, overwrite=True).record
-        assert (record["config"]["lr"], record["origins"]["lr"]) == (1e-3, TUNED)
+        assert (record["config"]["lr"], record["origins"]["lr"]) == (pytest.approx(2e-3 / 3), TUNED)
 
 
-def test_so_is_what_is_built_upon_a_system_with_weights_but_not_what_only_holds_one() -> None:
-    given = {name: foveal.create(name) for name in ("resnet10_nano", "vqvae_nano", "retinanet_nano")}
-    for system in given.values():
-        system.started_from = "a run"
+def test_what_is_built_upon_a_system_with_weights_starts_from_a_base(tmp_path: Path) -> None:
+    def start(system: Any) -> str | None:
+        return start_of(system, TrainConfig())
+
+    torch.manual_seed(0)
+    backbone = foveal.create("resnet10_nano")
+    checkpoint.save(tmp_path / "net.safetensors", checkpoint.describe(backbone), backbone.state_dict())
     small = {"image_size": (32, 32)}
-    assert starts_from_weights(foveal.create("retinanet_nano", backbone=given["resnet10_nano"], **small))
-    assert not starts_from_weights(foveal.create("retinanet_nano", **small))
-    assert starts_from_weights(given["retinanet_nano"])
-    prior = foveal.create("vqvae_prior_nano", codes=given["vqvae_nano"])
+    detector = foveal.create("retinanet_nano", weights=tmp_path / "net.safetensors", **small)
+    assert start(detector) == "base"
+    assert "for its backbone resnet10_nano" in detector.started_from
+    assert start(foveal.create("retinanet_nano", backbone=str(tmp_path / "net.safetensors"), **small)) == "base"
+    assert start(foveal.create("retinanet_nano", **small)) is None
+    checkpoint.save(tmp_path / "whole.safetensors", checkpoint.describe(detector), detector.state_dict())
+    assert start(foveal.create("retinanet_nano", weights=tmp_path / "whole.safetensors", **small)) == "whole"
+    assert start(foveal.load(tmp_path / "whole.safetensors")) == "whole"
+
+
+def test_a_system_that_only_holds_one_with_weights_starts_from_scratch() -> None:
+    codes = foveal.create("vqvae_nano")
+    codes.started_from = "a run"
+    prior = foveal.create("vqvae_prior_nano", codes=codes)
     assert prior.started_from == "a run"
-    assert not starts_from_weights(prior)
+    assert start_of(prior, TrainConfig()) is None
 
 
 def test_a_resumed_run_keeps_the_recipe_that_it_began_with(tmp_path: Path) -> None:
@@ -147,9 +162,9 @@ def test_the_number_of_images_decides_of_the_epochs() -> None:
     data, system = small_digits(), lenet(weights="package")
     images = data.split_counts()["train"]
     for view in (data, data.select("train")):
-        tuning = fine_tuning(system, view, TrainConfig())
+        tuning = fine_tuning(system, view, "whole")
         assert tuning is not None
-        assert (tuning.images, tuning.epochs(images, 1)) == (images, 100)
+        assert (tuning.images, tuning.epochs(10, images, 1)) == (images, 100)
 
 
 def test_a_fitted_system_has_no_fine_tuning(tmp_path: Path) -> None:
