@@ -152,7 +152,7 @@ def create(
     if weights == "package":
         from foveal.weights.packages import PACKAGED, packaged_file
 
-        bases = [variant_fields.get(field, getattr(variant(name), field)) for field in _base_fields(variant(name))]
+        bases = [variant_fields.get(field, getattr(variant(name), field)) for field in base_fields(variant(name))]
         packaged = next((base for base in bases if base in PACKAGED), name)
         weights, licence = packaged_file(packaged), PACKAGED[packaged].licence
         name = PACKAGED[name].variant if packaged == name else name
@@ -231,6 +231,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
             raise InputError(f"the header of {checkpoint.path} describes no system: {error!r}") from None
     restore(system, checkpoint.weights, checkpoint.path)
     system.licence, system.class_ids = header["licence"], header.get("class_ids", {})
+    system.started_from = str(run_or_checkpoint)
     return system.eval()
 
 
@@ -300,7 +301,8 @@ def is_base(hint: Any) -> bool:
     return holds_systems(hint) and str in get_args(hint)
 
 
-def _base_fields(spec: Any) -> list[str]:
+def base_fields(spec: Any) -> list[str]:
+    """The fields of a variant for the system that it is built upon."""
     return [field for field, hint in get_type_hints(type(spec)).items() if is_base(hint)]
 
 
@@ -318,7 +320,7 @@ def _with_systems(name: str, variant_fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with systems in the place of text that stands for them."""
     spec = variant(name)
     hints = get_type_hints(type(spec))
-    given = {field: getattr(spec, field) for field in _base_fields(spec)} | variant_fields
+    given = {field: getattr(spec, field) for field in base_fields(spec)} | variant_fields
     for field, value in given.items():
         if field in hints and is_base(hints[field]):
             given[field] = _base(value, given.get("image_size", spec.preprocess.size))
@@ -340,7 +342,7 @@ def _is_system(value: Any) -> bool:
 
 def settable(spec: Any) -> list[str]:
     """The fields of a variant that a user may change by name, besides labels and weights."""
-    return [*PREPARATION, *(field.name for field in fields(spec) if field.name not in ("labels", "recipe"))]
+    return [*PREPARATION, *(field.name for field in fields(spec) if field.name not in ("labels", "recipe", "finetune"))]
 
 
 def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:

@@ -127,11 +127,14 @@ class Spec:
     labels:     class names, in the order of the outputs.
     preprocess: size rule and normalisation.
     recipe:     settings of TrainConfig that suit this variant; what the user sets goes first.
+    finetune:   those that suit it where it starts from trained weights, as far as they differ from the ones that all
+                systems of its task share (train/defaults.py).
     """
 
     labels: tuple[str, ...] = ()
     preprocess: Preprocess = Preprocess()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    finetune: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def taken(self, parts: "Sequence[System]") -> dict[str, Any]:
         """Fields that a variant takes from the systems it is made of, where nothing else says so: images are prepared

@@ -20,19 +20,20 @@ import foveal
 
 EACH = 100  # training images of a class; a fifth of them choose the epoch
 SIDE = 96  # pixels that the small images are brought to
-ADAMW = foveal.TrainConfig(optimizer="adamw", weight_decay=0.02, batch_size=32, crop_scale=(0.5, 1.0), flip=True)
 SETTINGS = {
-    "package": replace(ADAMW, epochs=10, lr=1e-3, layer_decay=0.85),
-    None: replace(ADAMW, epochs=25, lr=2e-3),
+    "package": foveal.TrainConfig(),  # the defaults of a run from weights, see fine_tuning.py
+    None: foveal.TrainConfig(
+        optimizer="adamw", lr=2e-3, weight_decay=0.02, epochs=25, crop_scale=(0.5, 1.0), flip=True, batch_size=32
+    ),
 }
 
 
-def few(data: Path, folder: Path) -> None:
-    """Copy EACH images of each class, drawn by a fixed seed, and the whole test split."""
+def few(data: Path, folder: Path, each: int = EACH) -> None:
+    """Copy so many images of each class, drawn by a fixed seed, and the whole test split."""
     draw = np.random.default_rng(0)
     for kind in sorted(path for path in (data / "train").iterdir() if path.is_dir()):
         files = sorted(kind.iterdir())
-        for number, index in enumerate(draw.permutation(len(files))[:EACH]):
+        for number, index in enumerate(draw.permutation(len(files))[:each]):
             split = folder / ("val" if number % 5 == 0 else "train") / kind.name
             split.mkdir(parents=True, exist_ok=True)
             shutil.copy(files[index], split)

@@ -3,7 +3,7 @@
 claim     the mean test accuracy is not lower than from scratch; single seeds differ by more than the gain
 command   python recipes/pretrain.py [NAME]
 cost      about five minutes on two cores
-expected  a gain of about two hundredths for resnet_nano
+expected  a gain of up to two hundredths for resnet_nano
 measured  docs/results.md
 """
 

@@ -145,7 +145,7 @@ class AlexNet(Classifier):
 RECIPE: dict[str, Any] = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 5e-4}
 RECIPE |= {"crop_scale": (0.25, 1.0), "flip": True}
 
-ALEXNET = AlexNetSpec(IMAGENET_1K, Preprocess(), RECIPE)
+ALEXNET = AlexNetSpec(IMAGENET_1K, Preprocess(), RECIPE, finetune={"lr": 1e-4})  # see vgg.py
 ZFNET = replace(
     ALEXNET,
     channels=(96, 256, 384, 384, 256),

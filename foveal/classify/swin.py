@@ -225,7 +225,6 @@ class Swin(Classifier):
 # Appendix A2.1 of the paper, with the rate of its batches of 1024 brought down to ours by the square root.
 RECIPE: dict[str, Any] = {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.05, "clip": 5.0, "warmup": 0.5}
 RECIPE |= {"crop_scale": (0.08, 1.0), "flip": True, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
-
 SWIN_T = SwinSpec(IMAGENET_1K, Preprocess(crop=224 / 232, interpolation="bicubic"), RECIPE, stochastic_depth=0.2)
 
 VARIANTS = {

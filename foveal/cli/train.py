@@ -12,11 +12,23 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from foveal.catalog import ENTRIES, PREPARATION, create, family, holds_systems, is_base, settable, task_of, variant
+from foveal.catalog import (
+    ENTRIES,
+    PREPARATION,
+    base_fields,
+    create,
+    family,
+    holds_systems,
+    is_base,
+    settable,
+    task_of,
+    variant,
+)
 from foveal.cli.common import answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
+from foveal.train.defaults import FineTuning, Start
 
 TEXT = "A system's name; foveal list shows them."
 NAME = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=TEXT)]
@@ -28,7 +40,8 @@ class Options:
 
     Example: foveal train resnet_nano --data digits --epochs 20 --out runs/digits
 
-    foveal train NAME --help shows the settings of that system, and the defaults that its recipe gives.
+    foveal train NAME --help shows the settings of that system and the defaults of its recipe; with --weights, those of
+    its fine-tuning recipe.
     """
 
     data: str
@@ -87,6 +100,7 @@ def run(words: list[str]) -> None:
         "metrics": result,
         "refit": refit,
         "unreadable": finished.record["unreadable"],
+        "warnings": finished.record["warnings"],
     }
     lines = [f"best epoch {document['best_epoch']} of {document['epochs']}, on the val split:"]
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
@@ -110,12 +124,13 @@ def read(words: list[str]) -> tuple[str, Any]:
     A name after an option may be its value, which the parser decides.
     """
     helping = not {"-h", "--help"}.isdisjoint(words)
+    tuned = any(word.partition("=")[0] == "--weights" for word in words)
     after_option = [before.startswith("--") for before in ["", *words]]
     places = sorted((place for place, word in enumerate(words) if word in ENTRIES), key=after_option.__getitem__)
     error = None
     for place in places:
         name, rest = words[place], words[:place] + words[place + 1 :]
-        rows = {"training": _training_settings(name, helping), "variant": _own_settings(name)}
+        rows = {"training": _training_settings(name, helping, tuned), "variant": _own_settings(name)}
         try:
             if not after_option[place]:
                 return name, parse(_options(rows), f"train {name}", rest)
@@ -184,11 +199,18 @@ def _lists(hint: Any, value: Any) -> tuple[Any, Any]:
     return Annotated[hint, written], tuple(",".join(map(str, part)) for part in value)
 
 
-def _training_settings(name: str | None, helping: bool) -> Any:
-    """The settings of TrainConfig, with the values that a run of this system has when the user sets nothing."""
-    recipe, fits = (variant(name).recipe, family(name).can("fit")) if name else ({}, False)
-    resolved, hints = resolve(TrainConfig(), recipe, name or "", fits=fits)[0], get_type_hints(TrainConfig)
-    settings = []
+def _training_settings(name: str | None, helping: bool, tuned: bool = False) -> Any:
+    """The settings of TrainConfig, with the values that a run of this system has when the user sets nothing; `tuned`:
+    of a run that starts from weights."""
+    recipe, fits, tuning = {}, False, None
+    if name:
+        recipe, fits = variant(name).recipe, family(name).can("fit")
+        # Which of the two the file has is not read here; that of a detector is mostly a backbone.
+        start: Start = "base" if base_fields(variant(name)) else "whole"
+        if tuned and not fits:
+            tuning = FineTuning.of(task_of(name), recipe, variant(name).finetune, start=start)
+    resolved = resolve(TrainConfig(), recipe, name or "", fits=fits, tuning=tuning)[0]
+    hints, settings = get_type_hints(TrainConfig), []
     for setting, text in _attribute_texts(TrainConfig).items():
         if setting == "transforms":  # functions, which no word of a command line stands for
             continue

@@ -1,8 +1,9 @@
 """How good a system is: one evaluator a task."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
+from foveal.metrics.chance import classify_chance, detect_chance
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.metrics.detect import DetectEvaluator, coco_map, precision_recall, voc_ap
 from foveal.metrics.detection_errors import errors
@@ -12,6 +13,7 @@ from foveal.metrics.samples import frechet_distance
 from foveal.structures import Batch
 
 __all__ = [
+    "CHANCE",
     "EVALUATORS",
     "THOROUGH",
     "Evaluator",
@@ -52,7 +54,11 @@ EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
     "classify": lambda system: ClassifyEvaluator(len(system.labels)),
     "detect": lambda system: DetectEvaluator(len(system.labels)),
 }
-
+# Why figures are no better than chance, or None, from the figures and the number of images or objects of each class.
+CHANCE: dict[str, Callable[[Mapping[str, float], Mapping[str, int]], str | None]] = {
+    "classify": classify_chance,
+    "detect": detect_chance,
+}
 
 # What takes longer than can be spent after each epoch, from a system and a judge or None.
 THOROUGH: dict[str, Callable[[Any, Any], Evaluator]] = {"generate": GenerateEvaluator}

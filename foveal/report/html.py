@@ -115,9 +115,12 @@ def _headline(
     data, splits = record["data"], record["data"]["splits"]
     before = ", before the refit" if record.get("refit") else ""
     figures = best["val"] if best else {}
+    accuracy = record.get("frozen_accuracy")  # of starting weights, before training
+    frozen = {} if accuracy is None else {"val accuracy of nearest neighbours, untrained": number(accuracy)}
     tiles = {f"val {key.replace('_', ' ')}{before}": number(value) for key, value in figures.items()}
     tiles |= {
         "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
+        **frozen,
         "images": f"{sum(splits.values()):,}",
         "training time": duration(sum(epoch["seconds"] for epoch in history + again)),
     }
@@ -129,6 +132,10 @@ def _headline(
         tag("h1", name, tag("small", " on ", data["source"])),
         tag("p", " · ".join(words)),
         *_end(directory, record, history, again),
+        *(
+            tag("p", f"{line[0].upper()}{line[1:]}.", class_="end", role="status")
+            for line in record.get("warnings", [])
+        ),
         tag("dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in tiles.items()), class_="tiles"),
     ]
 

@@ -31,6 +31,8 @@ def train(system: System, dataset: Any, config: TrainConfig | None = None) -> Ru
     set to as many epochs as were best; it leaves the weights of its last epoch, which no split is left to judge.
     On return the system has its best weights, and `report` of the run is its report.html, unless that could not be
     written, which one line on stderr tells. Ctrl-C ends the step, saves the state and raises Interrupted.
+    A line on stderr and in run.json warns of a result at chance, of a training loss that rose, and of a fine-tuned
+    classifier that is worse than nearest neighbours on the features of its starting weights.
     A run that was stopped or has failed after its first epoch leaves a report too, which says so; the exception has
     the `run`.
 
@@ -55,6 +57,9 @@ def train(system: System, dataset: Any, config: TrainConfig | None = None) -> Ru
             with suppress(KeyboardInterrupt):
                 leave_report(end.run, dataset)
         raise
+    if run.ranks.first:
+        for line in run.record["warnings"]:
+            tell(f"foveal: warning: {line}")
     if config.report:
         leave_report(run, dataset, system)
     return run

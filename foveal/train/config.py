@@ -1,4 +1,5 @@
-"""Every setting of a training run, and how the final values come about: default, system's recipe, user.
+"""Every setting of a training run, and how its value is resolved: default, then recipe, then fine-tuning recipe of a
+system that starts from trained weights, then user.
 
 A setting that is not known, that contradicts another or that would have no effect is an error, never ignored.
 """
@@ -12,6 +13,15 @@ from typing import Any, Literal, get_type_hints
 
 from foveal.errors import InputError, nearest
 from foveal.system import System
+from foveal.train.defaults import (
+    DEFAULTS,
+    OF_OPTIMIZERS,
+    OPTIMIZER_DEFAULTS,
+    SCHEDULE_DEFAULTS,
+    TEACHER_DEFAULTS,
+    TUNED,
+    FineTuning,
+)
 from foveal.train.kinds import check_kind
 from foveal.train.schema import check
 
@@ -42,7 +52,7 @@ class TrainConfig:
     """Decides the order of images, augmentation and dropout; on the command line the first weights too."""
 
     epochs: int = UNSET
-    """Passes over the training images."""
+    """Passes over the training images; of few images a fine-tuning run takes more, so that it has enough steps."""
     batch_size: int = UNSET
     """Images that are in memory together."""
     accumulate: int = UNSET
@@ -62,10 +72,12 @@ class TrainConfig:
     """Decay of the running mean square, of rmsprop."""
     weight_decay: float = UNSET
     """Pull towards zero in the optimizer: decoupled in adamw, an L2 gradient in the others; not on biases and norms."""
-    layer_decay: float | None = None
+    layer_decay: float | None = UNSET
     """Factor on the learning rate from each layer, or block, to the one before it, so that early ones change little."""
     freeze: str | None = None
     """Leave everything up to and with this module as it is; stages have names such as stem, stage3 or blocks.5."""
+    norm_statistics: Literal["update", "keep"] = UNSET
+    """keep: batch norms normalise by the running statistics that they start with; update: by those of each batch."""
     schedule: Schedule = UNSET
     """Course of the learning rate."""
     warmup: float = UNSET
@@ -83,7 +95,7 @@ class TrainConfig:
     """Largest norm of the whole gradient."""
     keep: int = 1
     """How many of the best epochs stay in the run directory, as epoch-N.safetensors, where it is more than one."""
-    ema: float | None = None
+    ema: float | None = UNSET
     """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
     label_smoothing: float = UNSET
     """Share of the target that is spread over all classes."""
@@ -150,49 +162,7 @@ class TrainConfig:
     """No progress on the screen."""
 
 
-DEFAULTS: dict[str, Any] = {
-    "epochs": 30,
-    "batch_size": 32,
-    "accumulate": 1,
-    "optimizer": "adamw",
-    "schedule": "cosine",
-    "warmup": 0.0,
-    "l1": 0.0,
-    "l2": 0.0,
-    "clip": None,
-    "crop_scale": None,
-    "scale_jitter": None,
-    "object_crop": 0.0,
-    "label_smoothing": 0.0,
-    "class_weights": "none",
-    "shift": 0.0,
-    "flip": False,
-    "jitter": 0.0,
-    "trivial_augment": False,
-    "cutout": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "mosaic": 0.0,
-    "plan": "auto",
-    "precision": "float32",
-    "nonfinite": "stop",
-    "save_minutes": 10.0,
-    "track": "none",
-}
-OPTIMIZER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "sgd": {"lr": 0.05, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4},
-    "adagrad": {"lr": 0.01, "weight_decay": 0.0},
-    "rmsprop": {"lr": 0.001, "momentum": 0.0, "decay": 0.99, "weight_decay": 0.0},
-    "adam": {"lr": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.0},
-    "adamw": {"lr": 0.001, "betas": (0.9, 0.999), "weight_decay": 0.01},
-    "lbfgs": {"lr": 1.0},
-}
-TEACHER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "soft": {"distill": "soft", "distill_weight": 0.5, "temperature": 3.0},
-    "hard": {"distill": "hard", "distill_weight": 0.5},
-    "no teacher": {},
-}
-SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "gamma": 0.1}}
+_FIELDS = tuple(field.name for field in fields(TrainConfig))
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
 EXECUTION = frozenset(
     {"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "report", "quiet"}
@@ -202,17 +172,24 @@ OF_A_FIT = EXECUTION - {"shard", "save_minutes"} | {"seed", "batch_size"}
 
 
 def resolve(
-    config: TrainConfig, recipe: Mapping[str, Any], owner: str, *, fits: bool = False
+    config: TrainConfig,
+    recipe: Mapping[str, Any],
+    owner: str,
+    *,
+    fits: bool = False,
+    tuning: FineTuning | None = None,
 ) -> tuple[TrainConfig, dict[str, str]]:
-    """The configuration with every value filled in, and where each came from: "default", "recipe of NAME" or "user".
+    """The configuration with every value filled in, and the origin of each: "default", "recipe of NAME", "fine-tuning
+    recipe" or "user".
 
     recipe, owner: the settings that suit a system, and its name.
     fits:          the system has its own `fit`, so that what belongs to a gradient has no effect.
+    tuning:        of a system that starts from trained weights; it goes before the recipe.
 
     Raises InputError for values out of range, contradictions and settings without effect.
     """
     user = {f.name: getattr(config, f.name) for f in fields(config) if getattr(config, f.name) != f.default}
-    if unknown := [name for name in recipe if name not in TrainConfig.__dataclass_fields__]:
+    if unknown := [n for n in (*recipe, *(tuning.settings if tuning else ())) if n not in _FIELDS]:
         raise InputError(f"recipe of {owner}: no setting {unknown[0]!r}{nearest(unknown[0], DEFAULTS)}")
     hints = get_type_hints(TrainConfig)
     for name, value in user.items():
@@ -220,9 +197,11 @@ def resolve(
     for name, choices in _CHOICES.items():
         if user.get(name, choices[0]) not in choices:
             raise InputError(f"unknown {name} {user[name]!r}{nearest(str(user[name]), choices)}")
-    optimizer = user.get("optimizer", recipe.get("optimizer", DEFAULTS["optimizer"]))
-    schedule = user.get("schedule", recipe.get("schedule", DEFAULTS["schedule"]))
-    way = user.get("distill", recipe.get("distill", "soft")) if config.teacher is not None else "no teacher"
+    if fits:
+        recipe = {**recipe, "epochs": 1}
+    first = {**DEFAULTS, **recipe, **(tuning.settings if tuning else {}), **user}
+    optimizer, schedule = first["optimizer"], first["schedule"]
+    way = first.get("distill", "soft") if config.teacher is not None else "no teacher"
     choices = ((optimizer, OPTIMIZER_DEFAULTS), (schedule, SCHEDULE_DEFAULTS), (way, TEACHER_DEFAULTS))
     for chosen, table in choices:
         useless = [name for name in user for t in table.values() if name in t and name not in table.get(chosen, {})]
@@ -232,32 +211,41 @@ def resolve(
             raise InputError(
                 f"{useless[0]} has no effect with {chosen}; it is a setting of {_owners(useless[0], table)}"
             )
-    if fits:
-        useless = [name for name in user if name not in OF_A_FIT]
-        if useless:
-            raise InputError(f"{useless[0]} has no effect: {owner} is fitted by a rule of its own")
-        recipe = {**recipe, "epochs": 1}
+    if fits and (useless := [name for name in user if name not in OF_A_FIT]):
+        raise InputError(f"{useless[0]} has no effect: {owner} is fitted by a rule of its own")
     tables = {**DEFAULTS, **OPTIMIZER_DEFAULTS[optimizer], **SCHEDULE_DEFAULTS.get(schedule, {})}
     tables |= TEACHER_DEFAULTS[way]
-    # A recipe is tuned for its own optimizer: with another one, its rates mean nothing.
-    foreign = {name for table in OPTIMIZER_DEFAULTS.values() for name in table}
-    keep = optimizer == recipe.get("optimizer", DEFAULTS["optimizer"])
-    from_recipe = {name: value for name, value in recipe.items() if keep or name not in foreign}
-    from_recipe = {k: v for k, v in from_recipe.items() if k not in ("milestones", "gamma") or schedule == "step"}
+    chosen = _chosen(recipe, owner, tuning, optimizer, schedule)
     for one, other in (("crop_scale", "shift"), ("shift", "crop_scale")):  # two ways to move the image
         if one in user and other not in user:
-            from_recipe.pop(other, None)
-    if "warmup" in from_recipe:  # which is for a run as long as the recipe's
-        from_recipe["warmup"] = min(from_recipe["warmup"], (tables | from_recipe | user)["epochs"] / 2)
-    unset = {f.name: None for f in fields(config) if getattr(config, f.name) is UNSET}  # settings of other optimizers
-    values = {**unset, **tables, **from_recipe, **user}
-    origins = {
-        f.name: "user" if f.name in user else f"recipe of {owner}" if f.name in from_recipe else "default"
-        for f in fields(config)
-    }
-    resolved = replace(config, **values)
+            chosen.pop(other, None)
+    values = {name: value for name, (value, _) in chosen.items()}
+    if tuning and "epochs" not in user:
+        size = {**tables, **values, **user}
+        values["epochs"] = tuning.epochs(size["epochs"], size["batch_size"], size["accumulate"])
+        if values["epochs"] > size["epochs"]:
+            chosen["epochs"] = (values["epochs"], TUNED)
+    if "warmup" in values:  # which is for a run as long as the recipe's
+        values["warmup"] = min(values["warmup"], (tables | values | user)["epochs"] / 2)
+    unset = {name: None for name in _FIELDS if getattr(config, name) is UNSET}  # settings of other optimizers
+    resolved = replace(config, **{**unset, **tables, **values, **user})
     _check(resolved, user)
-    return resolved, origins
+    origins = {name: origin for name, (_, origin) in chosen.items()} | dict.fromkeys(user, "user")
+    return resolved, {name: origins.get(name, "default") for name in _FIELDS}
+
+
+def _chosen(
+    recipe: Mapping[str, Any], owner: str, tuning: FineTuning | None, optimizer: str, schedule: str
+) -> dict[str, tuple[Any, str]]:
+    """The settings of a system's recipes that suit this optimizer and schedule, each with its origin."""
+    # A recipe is tuned for its own optimizer: with another one, its rates mean nothing.
+    keep = optimizer == recipe.get("optimizer", DEFAULTS["optimizer"])
+    chosen = {
+        name: (value, f"recipe of {owner}") for name, value in recipe.items() if keep or name not in OF_OPTIMIZERS
+    }
+    if schedule != "step" or tuning:  # milestones are epochs of a run from scratch
+        chosen = {name: pair for name, pair in chosen.items() if name not in ("milestones", "gamma")}
+    return chosen | {n: (v, TUNED) for n, v in (tuning.with_optimizer(optimizer) if tuning else {}).items()}
 
 
 def check_resolved(values: Mapping[str, Any], place: str) -> None:
@@ -349,6 +337,7 @@ def _check(config: TrainConfig, user: Mapping[str, Any]) -> None:
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "optimizer": tuple(OPTIMIZER_DEFAULTS),
     "schedule": Schedule.__args__,  # type: ignore[attr-defined]
+    "norm_statistics": ("update", "keep"),
     "class_weights": ("none", "balanced"),
     "distill": ("soft", "hard"),
     "precision": ("float32", "bfloat16", "float16", "auto"),

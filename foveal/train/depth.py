@@ -11,6 +11,8 @@ from torch import nn
 
 from foveal.errors import InputError, nearest
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 def units(module: nn.Module) -> Iterator[nn.Module]:
     """The blocks of a residual network or a transformer, the layers of a plain chain: the outermost modules that stand
@@ -62,10 +64,14 @@ def _up_to(system: nn.Module, last: str) -> list[nn.Parameter]:
     return [parameter for name in names[: end + 1] for parameter in modules[name].parameters(recurse=False)]
 
 
-def learning(system: nn.Module) -> None:
-    """Training mode, but for modules whose parameters are all frozen: their statistics stay as they are, too."""
+def learning(system: nn.Module, keep_statistics: bool = False) -> None:
+    """Training mode, but for modules whose parameters are all frozen, whose statistics stay as they are, too.
+
+    keep_statistics: all batch norms stay in evaluation mode, while their affine terms are trained.
+    """
     system.train()
     for module in system.modules():
         own = list(module.parameters(recurse=False))
-        if own and not any(parameter.requires_grad for parameter in own):
+        frozen = own and not any(parameter.requires_grad for parameter in own)
+        if frozen or (keep_statistics and isinstance(module, BATCH_NORMS)):
             module.eval()

@@ -18,8 +18,17 @@ from foveal.train.evaluate import measure
 from foveal.train.fitting import Passes
 from foveal.train.memory import explain_failure
 from foveal.train.optim import schedule
+from foveal.train.outcome import frozen_accuracy, warnings
 from foveal.train.plan import Plan
-from foveal.train.prepare import Phase, check_processes, find_device, training_phases
+from foveal.train.prepare import (
+    Phase,
+    check_norms,
+    check_processes,
+    find_device,
+    fine_tuning,
+    start_of,
+    training_phases,
+)
 from foveal.train.preview import preview
 from foveal.train.run import Run
 from foveal.train.screen import Meter, Screen
@@ -33,14 +42,19 @@ from foveal.train.track import tracker
 def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
     """All that `foveal.train` does, and tells of itself, but for the report (report/training.py)."""
     name, fits = system.name or type(system).__name__, system.can("fit")
-    config, origins = resolve(config or TrainConfig(), system.spec.recipe, name, fits=fits)
+    config = config or TrainConfig()
+    start = start_of(system, config)
+    tuning = fine_tuning(system, dataset, start)
+    config, origins = resolve(config, system.spec.recipe, name, fits=fits, tuning=tuning)
     with joined() as ranks, frozen(system, config.freeze):
         check_processes(system, config, ranks)
+        check_norms(system, origins["norm_statistics"])
         config = ranks.speaking(config)
         device = ranks.own(find_device(config.device))
         teacher = find_teacher(config, system, device)
         phases = training_phases(system, dataset, config, teacher, ranks)
         run = Run.open(system, dataset, config, origins, ranks, device, teacher)
+        run.record["start"] = start
         learn = fit if fits else descend
 
         tracking = tracker(config.track, run.directory)
@@ -57,6 +71,10 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             else:
                 for line in preview(state, phases):
                     screen.say(line)
+                before = frozen_accuracy(state, phases[0]) if tuning else None
+                run.record["frozen_accuracy"] = before
+                if before is not None:
+                    screen.say(f"val accuracy {before:.4g} of nearest neighbours on the features of these weights")
             run.begin(resume=config.resume)
             if not saved:
                 run.save_start(state, phases)
@@ -92,6 +110,8 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                     track(record)
                     screen.epoch(record, state.progress)
             Plan().apply(system)
+            before = run.record.get("frozen_accuracy")
+            run.record["warnings"] = warnings(system.task, config, run.history, phases[0], before)
             run.finish()
     return run
 
@@ -110,7 +130,7 @@ def descend(
 ) -> None:
     """The rest of the epoch under way, by the gradient of the system's loss."""
     system, config, progress = state.system, state.config, state.progress
-    learning(system)
+    learning(system, config.norm_statistics == "keep")
     batches, saved = loader.epoch(progress.epoch, progress.batch), time.monotonic()
     while group := list(islice(batches, config.accumulate)):
         state.keep_statistics()

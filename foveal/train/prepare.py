@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from foveal.catalog import parts
 from foveal.data.check_classify import only_class
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
@@ -13,8 +15,11 @@ from foveal.errors import InputError
 from foveal.system import System
 from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
+from foveal.train.defaults import FineTuning, Start
+from foveal.train.depth import BATCH_NORMS
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.evaluate import check_truths, default_workers, evaluation_loader, suited
+from foveal.train.record import read_record
 from foveal.train.teacher import Teacher
 
 
@@ -36,6 +41,26 @@ class Phase:
     val_loader: Loader | None
     chooses: bool
     steps: int
+
+
+def fine_tuning(system: System, dataset: Dataset, start: Start | None) -> FineTuning | None:
+    """The fine-tuning recipe of a system that starts from trained weights; None for the others."""
+    if start is None or system.can("fit"):
+        return None
+    images = len(dataset) if dataset.split else dataset.split_counts().get("train", 0)
+    return FineTuning.of(system.task, system.spec.recipe, system.spec.finetune, images, start)
+
+
+def start_of(system: System, config: TrainConfig) -> Start | None:
+    """What of a system has trained weights: the whole, or the base alone. Other parts of a system are frozen, and say
+    nothing of what is to be trained. For a run that is resumed it is what it was when the run began."""
+    directory = Path(config.out or "")
+    if config.resume and config.out and (directory / "run.json").is_file():
+        return read_record(directory).get("start")
+    inside = ", ".join(part.started_from for part in parts(system.spec) if part.started_from)
+    if system.started_from not in (None, inside):
+        return "whole"
+    return "base" if system.base is not None and system.base.started_from else None
 
 
 def training_phases(
@@ -75,6 +100,12 @@ def check_processes(system: System, config: TrainConfig, ranks: Ranks) -> None:
     if system.can("fit") and ranks.size > 1:
         name = system.name or type(system).__name__
         raise InputError(f"{name} is fitted by a rule of its own, in one process: start it without torchrun")
+
+
+def check_norms(system: System, origin: str) -> None:
+    """InputError where the user sets something about batch norms of a system that has none."""
+    if origin == "user" and not any(isinstance(module, BATCH_NORMS) for module in system.modules()):
+        raise InputError(f"norm_statistics has no effect: {system.name or type(system).__name__} has no batch norms")
 
 
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:

@@ -92,7 +92,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> float:
 def measure_step(state: State, batches: Sequence[Batch]) -> float:
     """Seconds of one step, from a few that are then undone."""
     system = state.system
-    learning(system)
+    learning(system, state.config.norm_statistics == "keep")
     weights = {name: value.detach().clone() for name, value in system.state_dict().items()}
     record, tensors = state.capture()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}

@@ -186,7 +186,7 @@ def _load_base(system: System, base: System, path: Path, state: Mapping[str, Ten
         raise Misfit(f"{about}: {complaint}", state)
     _check_finite(path, kept)
     base.load_state_dict(kept)
-    system.started_from = f"{path.name} ({layout}){reading.differences()}, for its backbone {name}"
+    system.started_from = base.started_from = f"{path.name} ({layout}){reading.differences()}, for its backbone {name}"
     if reading.layout != "foveal":
         system.licence = f"that of the weights published by {reading.layout}"
     return []

@@ -599,3 +599,27 @@ def test_help_of_a_fitted_system_shows_what_has_an_effect(
     assert "weights has no effect: perceptron is fitted by a rule" in fails(
         "train", "perceptron", "--data", "digits", "--weights", "runs/other"
     )
+
+
+def test_help_shows_the_defaults_of_fine_tuning_where_weights_are_named(works: Callable[..., Answer]) -> None:
+    def default(setting: str, *words: str) -> str:
+        text = " ".join(works("train", "resnet50", *words, "--help").out.replace("│", " ").split())
+        return text.partition(f"--{setting} ")[2].partition("(default: ")[2].partition(")")[0]
+
+    expected = {"lr": ("0.1", "0.001"), "optimizer": ("sgd", "adamw"), "layer-decay": ("None", "0.85")}
+    for setting, (scratch, tuned) in expected.items():
+        assert (default(setting), default(setting, "--weights", "package")) == (scratch, tuned)
+    assert default("norm-statistics", "--weights=package") == "keep"
+
+
+def test_warnings_are_in_the_document_and_flags_override_the_fine_tuning_recipe(
+    works: Callable[..., Answer], shared_images: Path, tmp_path: Path
+) -> None:
+    settings = ("--epochs", 1, "--batch-size", 4, "--layer-decay", "None", "--lr", 1e-12, "--quiet", "--no-report")
+    words = ("train", "lenet", "--data", shared_images, "--weights", "package", *settings, "--out", tmp_path / "run")
+    document = works(*words, "--json").document()
+    run = record(tmp_path / "run")
+    assert document["warnings"] == run["warnings"]
+    assert (run["config"]["layer_decay"], run["config"]["lr"], run["config"]["warmup"]) == (None, 1e-12, 0.5)
+    origins = [run["origins"][name] for name in ("layer_decay", "lr", "optimizer", "warmup")]
+    assert origins == ["user", "user", "fine-tuning recipe", "fine-tuning recipe"]

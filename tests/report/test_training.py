@@ -150,3 +150,12 @@ def test_what_is_planted_in_the_place_of_a_report_or_a_picture_leads_nowhere(
             path.unlink()
         else:
             shutil.rmtree(path)
+
+
+def test_what_is_wrong_with_the_result_stands_in_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("foveal.train.loop.warnings", lambda *_: ["the <loss> rose; try less"])
+    run = trained(tmp_path / "run")
+    assert "The <loss> rose; try less." in header_of(run.report)
+    assert capsys.readouterr().err == "foveal: warning: the <loss> rose; try less\n"
