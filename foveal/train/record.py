@@ -19,6 +19,7 @@ from foveal.filesystem import read_text
 from foveal.system import Preprocess, System
 from foveal.train import checkpoint
 from foveal.train.config import DEFAULTS, EXECUTION, UNSET, TrainConfig, check_resolved
+from foveal.train.defaults import Start
 from foveal.train.schema import Between, Count, check
 from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
@@ -71,6 +72,9 @@ class Record(TypedDict):
     environment: dict[str, Any]
     unreadable: dict[str, str]
     started_from: NotRequired[str | None]
+    start: NotRequired[Start | None]
+    frozen_accuracy: NotRequired[float | None]
+    warnings: NotRequired[list[str]]
     teacher: NotRequired[Taught | None]
     inputs: NotRequired[dict[str, Given]]
     processes: NotRequired[Count]
