@@ -228,8 +228,10 @@ def test_words_that_have_no_effect(
     assert "object is from 1 to 2" in fails("explain", "x", one, "--object", 3)
     empty = write_json(photos / "only_val.json", coco({1: "red"}, {"000012.png": []}, size=(32, 32)))
     assert "shows an object to be found" in fails("evaluate", "x", "--data", empty)
-    monkeypatch.setattr("foveal.cli.predict.find_system", lambda *words, **settings: foveal.create("rpn_nano"))
-    assert "rpn_nano cannot be accelerated: its forward gives several" in fails("predict", "x", one, "--plan", "auto")
+    monkeypatch.setattr("foveal.cli.predict.find_system", lambda *words, **settings: foveal.create("rcnn_nano"))
+    assert "rcnn_nano cannot be accelerated: its images differ in their number of crops" in fails(
+        "predict", "x", one, "--plan", "auto"
+    )
     for verb in ("predict", "evaluate", "explain"):
         monkeypatch.setattr(f"foveal.cli.{verb}.find_system", lambda *words, **settings: foveal.create("lenet"))
     assert "threshold has no effect: lenet is a system to classify" in fails("predict", "x", one, "--threshold", 0.3)
