@@ -203,7 +203,9 @@ def test_evaluate(works: Callable[..., Answer], photos: Path, tmp_path: Path, lo
     assert f"mAP50\t{told['metrics']['mAP50']:.4f}" in lines
 
 
-def test_explain(works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker) -> None:
+def test_explain(
+    works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("explain", "run", photos / "000030.png", "--out", tmp_path / "x.png", "--steps", 4)
     document = works(*words, "--target", "red", "--json").document()
     assert document["target"] == "red"
@@ -213,6 +215,11 @@ def test_explain(works: Callable[..., Answer], photos: Path, tmp_path: Path, loo
     lines = works(*words, "--object", 2, "--method", "saliency").out.splitlines()
     assert "class\tred" in lines
     assert f"box\t{', '.join(f'{2 * side:.1f}' for side in RED)}" in lines
+    assert document["empty"] is None
+    monkeypatch.setattr(Looker, "score", lambda self, images, target: 0 * images.sum((1, 2, 3)))
+    answer = works(*words, "--object", 2)
+    assert "foveal: the map is empty: the score of 'red' is 0" in answer.err
+    assert "windows" not in answer.err  # the bar is for terminals
 
 
 def test_words_that_have_no_effect(
