@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError, nearest
-from foveal.nn.fold import fold_batch_norm
+from foveal.nn.fold import fold_batch_norm, tensors_of
 from foveal.system import System, wait
 from foveal.verbs import make_callable
 
@@ -41,7 +42,8 @@ class Accelerated:
 def accelerate(
     system: System, batch_size: int = 1, precision: str = "float32", ways: tuple[str, ...] = ()
 ) -> Accelerated:
-    """The system in the fastest of the ways to run its `forward` on batches of a size.
+    """The system in the fastest of the ways to run its `forward` on batches of a size. Of a detector the maps are
+    accelerated (System.accelerated); its heads, its proposals and the suppression of boxes stay as they are.
 
     precision: "float32"; or "bfloat16", which also tries that and keeps two or three digits of a score.
     ways:      which to try; default all that this machine has:
@@ -63,29 +65,36 @@ def accelerate(
     made: dict[str, System] = {}
     seconds: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    name = system.name or type(system).__name__
+    if system.accelerated is None:
+        raise InputError(
+            f"{name} cannot be accelerated: its images differ in their number of crops; leave out plan auto"
+        )
+    inside = system.normalize(images) if system.accelerated == "backbone.forward" else images
     with torch.no_grad():
-        expected = _plain(system)(images)
-        if not isinstance(expected, Tensor):
-            name = system.name or type(system).__name__
+        expected = _part(_plain(system))(inside)
+        if system.accelerated == "forward" and not isinstance(expected, Tensor):
             raise InputError(f"{name} cannot be accelerated: its forward gives several tensors; leave out plan auto")
         allowed = {"float32": TOLERANCE}
         if precision != "float32":
-            rounded = _typed(_plain(system), precision)(images)
+            rounded = _part(_typed(_plain(system), precision))(inside)
             allowed[precision] = TOLERANCE + TIMES * _error(rounded, expected)
         for way in ways or WAYS:
             for kind in ("float32", precision) if precision != "float32" else ("float32",):
-                name = f"{way} {kind}"
+                key = f"{way} {kind}"
                 try:
-                    made[name] = WAYS[way](system, images, kind)
-                    if not (error := _error(made[name](images), expected)) <= allowed[kind]:  # or no number at all
+                    made[key] = WAYS[way](system, images, kind)
+                    if (
+                        not (error := _error(_part(made[key])(inside), expected)) <= allowed[kind]
+                    ):  # or no number at all
                         raise ArithmeticError(f"its answers are {error:.1g} away from the plain ones")
-                    seconds[name] = _seconds(made[name], images)
+                    seconds[key] = _seconds(made[key], images)
                 except Exception as error:  # no compiler here, a package that is not there or lacks an operation
-                    reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                    reasons[key] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     if not seconds:
-        name, reason = next(iter(reasons.items()))
-        raise InputError(f"{system.name or type(system).__name__} cannot be run as {name}: {reason}")
-    best = min(seconds, key=lambda name: seconds[name])
+        way, reason = next(iter(reasons.items()))
+        raise InputError(f"{name} cannot be run as {way}: {reason}")
+    best = min(seconds, key=lambda key: seconds[key])
     return Accelerated(made[best], best, seconds)
 
 
@@ -108,8 +117,7 @@ def _channels_last(system: System, images: Tensor, kind: str) -> System:
 
 def _compile(system: System, images: Tensor, kind: str) -> System:
     compiled = _typed(fold_batch_norm(system, images), kind)
-    compiled.forward = torch.compile(compiled.forward, options={"freezing": True})
-    return compiled
+    return _replaced(compiled, torch.compile(_part(compiled), options={"freezing": True}))
 
 
 def _openvino(system: System, images: Tensor, kind: str) -> System:
@@ -117,20 +125,22 @@ def _openvino(system: System, images: Tensor, kind: str) -> System:
     if system.device.type != "cpu":
         raise InputError(f"openvino runs on a CPU, not on {system.device.type}")
     answering = _plain(system)
-    models: dict[tuple[int, ...], Callable[[np.ndarray], np.ndarray]] = {}
+    models: dict[tuple[int, ...], Callable[[np.ndarray], Any]] = {}
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(images: Tensor) -> Any:
         shape = tuple(images.shape)
         if shape not in models:
-            models[shape] = openvino_model(_plain(system), images, kind)
-        return torch.from_numpy(models[shape](images.numpy()))
+            models[shape] = openvino_model(_Part(_plain(system)), images, kind)
+        answer = models[shape](images.numpy())
+        return [*map(torch.from_numpy, answer)] if isinstance(answer, tuple) else torch.from_numpy(answer)
 
-    answering.forward = forward
-    return answering
+    return _replaced(answering, forward)
 
 
-def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Callable[[np.ndarray], np.ndarray]:
+def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Callable[[np.ndarray], Any]:
     """A network as a model of OpenVINO, compiled for batches like `images` and "float32" or "bfloat16" on a CPU.
+
+    The model gives an array, or a tuple of them where the network gives several tensors.
 
     Raises InputError where OpenVINO is not installed.
     """
@@ -149,8 +159,9 @@ def openvino_model(network: nn.Module, images: Tensor, precision: str) -> Callab
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
 
-    def answer(images: np.ndarray, weights: Any = traced) -> np.ndarray:  # the model reads weights that stay torch's
-        return compiled(images, share_inputs=True)[0]
+    def answer(images: np.ndarray, weights: Any = traced) -> Any:  # the model reads weights that stay torch's
+        found = compiled(images, share_inputs=True)
+        return found[0] if len(found) == 1 else tuple(found[number] for number in range(len(found)))
 
     return answer
 
@@ -165,19 +176,52 @@ WAYS: dict[str, Callable[[System, Tensor, str], System]] = {
 
 
 def _typed(system: System, kind: str, layout: torch.memory_format = torch.contiguous_format) -> System:
-    """The system with its numbers in a type, images brought to it and answers back from it."""
-    system = system.to(DTYPES[kind])
-    answer = system.forward
+    """The system with the numbers of its accelerated part in a type, images brought to it and answers back from it."""
+    if system.accelerated == "forward":
+        system = system.to(DTYPES[kind])
+        whole = _part(system)
+        return _replaced(system, lambda images: whole(images.to(DTYPES[kind], memory_format=layout)).float())
+    part = _part(system)
 
-    def forward(images: Tensor) -> Tensor:
-        return answer(images.to(DTYPES[kind], memory_format=layout)).float()
+    def forward(images: Tensor) -> list[Tensor]:
+        # The rest of the system keeps its type, so the weights that it shares with this part do too.
+        with torch.autocast(images.device.type, DTYPES[kind], enabled=kind != "float32"):
+            return [x.float() for x in part(images.to(memory_format=layout))]
 
-    system.forward = forward
+    return _replaced(system, forward)
+
+
+def _part(system: System) -> Callable[[Tensor], Any]:
+    """The part of a system that is accelerated."""
+    assert system.accelerated is not None
+    return attrgetter(system.accelerated)(system)
+
+
+def _replaced(system: System, part: Callable[[Tensor], Any]) -> System:
+    """The system with another function for that part."""
+    assert system.accelerated is not None
+    owner, _, name = system.accelerated.rpartition(".")
+    setattr(system.get_submodule(owner), name, part)
     return system
 
 
-def _error(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).norm() / expected.norm().clamp(min=1e-30))
+class _Part(nn.Module):
+    """That part as a network of its own."""
+
+    def __init__(self, system: System) -> None:
+        super().__init__()
+        self.system = system
+
+    def forward(self, images: Tensor) -> Any:
+        found = _part(self.system)(images)
+        return found if isinstance(found, Tensor) else tuple(found)
+
+
+def _error(found: Any, expected: Any) -> float:
+    """The largest distance of a tensor from the one expected, as a share of the latter's norm."""
+    pairs = zip(tensors_of(found), tensors_of(expected), strict=True)
+    errors = [(one - other).norm() / other.norm().clamp(min=1e-30) for one, other in pairs]
+    return float(torch.stack(errors).max())  # no number if one is none
 
 
 def _seconds(system: System, images: Tensor, budget: float = 0.5) -> float:

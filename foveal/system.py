@@ -238,6 +238,9 @@ class System(nn.Module):
         """n new images (n, 3, H, W) in [0, 1]."""
         raise self._cannot("make images")
 
+    # The method that `accelerate` makes faster: images to tensors, the same operations for all images of one size. None
+    # where there is none.
+    accelerated: ClassVar[str | None] = "forward"
     one_size: ClassVar[bool] = False  # whether images have to be of the size in `preprocess`
 
     def maps(self, x: Tensor) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,31 @@ def check(name: str, way: str) -> None:
         assert float((probabilities[0] - probabilities[1]).abs().max()) < tolerance
 
 
+@pytest.mark.parametrize("name", ["faster_rcnn_nano", "retinanet_nano", "ssd_nano", "detr_nano"])
+@pytest.mark.parametrize("way", HERE)
+def test_a_detector_finds_the_same(name: str, way: str) -> None:
+    check_detector(name, way)
+
+
+@torch.no_grad()
+def check_detector(name: str, way: str) -> None:
+    system: Any = settled(name)
+    for precision, tolerance in (("float32", 1e-4), ("bfloat16", 0.1)):
+        fast = foveal.accelerate(system, 1, precision, (way,))
+        batch = torch.rand(2, 3, *system.preprocess.size, generator=torch.Generator().manual_seed(0))
+        part = system.accelerated.split(".")[0]
+        for given in (batch[:1], batch):  # another size than it was measured with
+            given = system.normalize(given) if part == "backbone" else given
+            expected, found = (getattr(each.eval(), part)(given) for each in (system, fast.system))
+            for one, other in zip(expected, found, strict=True):
+                assert other.dtype == torch.float32
+                assert float((one - other).norm() / one.norm()) < tolerance
+        scores = [each.predict([batch[0]])[0].scores for each in (system, fast.system)]
+        count = min(map(len, scores))
+        assert abs(len(scores[0]) - len(scores[1])) <= 2
+        assert float((scores[0][:count] - scores[1][:count]).abs().max() if count else 0) < tolerance
+
+
 def test_openvino_answers_the_same_and_tells_nobody(tmp_path: Path) -> None:
     if not find_spec("openvino"):
         pytest.skip("openvino is not installed")
@@ -57,9 +83,11 @@ def test_openvino_answers_the_same_and_tells_nobody(tmp_path: Path) -> None:
 import socket
 def refuse(*args): raise AssertionError("a connection")
 socket.socket.connect = refuse
-from tests.test_accelerate import check
+from tests.test_accelerate import check, check_detector
 for name in ("resnet_nano", "vit_nano", "mobilenet_v3_nano", "lenet"):
     check(name, "openvino")
+for name in ("faster_rcnn_nano", "ssd_nano"):
+    check_detector(name, "openvino")
 """
     home = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, "-c", code], check=True, env=home)

@@ -1,12 +1,13 @@
 """foveal explain"""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, check_folder, find_system, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
 from foveal.filesystem import check_output
@@ -40,8 +41,8 @@ class Explain(Published):
     """For occlusion: side of the window in pixels of the prepared image; default a seventh of that."""
     stride: int | None = None
     """For occlusion: pixels from one window to the next; default half a window."""
-    steps: int = 32
-    """In how many steps pixels are deleted and inserted; fewer are faster."""
+    steps: int | None = None
+    """Number of steps in which pixels are deleted and inserted; default 32, for an object 6. Fewer are faster."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
     json: bool = False
@@ -53,6 +54,7 @@ def run(words: list[str]) -> None:
     from foveal.data.image import read_image
     from foveal.explain.explanation import explain, find_method
     from foveal.report.draw import save_explanation
+    from foveal.train.screen import Bar
 
     own = {"layer": options.layer, "window": options.window, "stride": options.stride}
     settings: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
@@ -63,14 +65,17 @@ def run(words: list[str]) -> None:
     check_folder(out.parent)
     if out.is_dir():
         raise InputError(f"cannot write {out}: it is a folder")
-    if options.steps < 1:
+    if options.steps is not None and options.steps < 1:
         raise InputError(f"steps must be at least 1, not {options.steps}")
     for path in (out, out.with_suffix(".npy")):
         check_output(path, [Path(options.image)])
     image = read_image(options.image)
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
-    found = explain(system, image, options.method, options.target, options.object, **settings)
-    curves = found.curves(options.steps)
+    with Bar() as bar:
+        found = explain(system, image, options.method, options.target, options.object, bar.show, **settings)
+        curves = found.curves(options.steps, watch=bar.show)
+    if found.empty:
+        print(f"foveal: {one_line(found.empty)}", file=sys.stderr)
     files = [str(path) for path in save_explanation(out, found, curves)]
     figures = curves.figures()
     document = {
@@ -82,6 +87,7 @@ def run(words: list[str]) -> None:
         "probability": found.probability,
         **({} if found.box is None else {"box": found.box.tolist()}),
         "map": list(found.map.shape),
+        "empty": found.empty,
         "faithfulness": figures,
         "files": files,
     }

@@ -57,6 +57,8 @@ class DenseDetector(Detector):
         nn.init.constant_(self.classes.tell.get_parameter("scores.bias"), -log((1 - PRIOR) / PRIOR))
         self.boxes = Head(spec, told, shapes, bias)
 
+    accelerated = "own_maps"
+
     def own_maps(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> the maps of the pyramid, (B, width, h, w) each, finest first."""
         return self.pyramid(self.backbone(self.normalize(images)))

@@ -79,6 +79,7 @@ class Detector(System):
     """A system that answers with Objects. A family gives `candidates`."""
 
     task: ClassVar[str] = "detect"
+    accelerated: ClassVar[str | None] = "backbone.forward"
     spec: DetectorSpec
 
     @property
@@ -93,6 +94,11 @@ class Detector(System):
     def candidates(self, outputs: Any) -> list[Candidates]:
         """What `forward` gave -> the candidates of each image, differentiable."""
         raise self._cannot("name candidates")
+
+    def near(self, images: Tensor, target: Objects) -> list[Candidates]:
+        """The candidates of each image (B, 3, H, W) that may lie on one object: here all of them. A detector that reads
+        regions one by one reads those near the object's box alone."""
+        return self.candidates(self(images))
 
     def choose(self, found: Candidates) -> tuple[Tensor, Tensor]:
         """Row and class of the candidates that non-maximum suppression compares: in each map the `shortlist` most
@@ -132,12 +138,12 @@ class Detector(System):
 
     def score(self, images: Tensor, target: str | Objects) -> Tensor:
         """How surely each image (B, 3, H, W) shows a class anywhere, by its name; or one object (its box in pixels of
-        these images), which is the most that any candidate, cut to the image as detections are, has of IoU with its box
-        times probability of its class (D-RISE, Petsiuk et al. 2020, arXiv:2006.03204)."""
-        found = self.candidates(self(images))
+        these images), which is the most that any candidate `near` it, cut to the image as detections are, has of IoU
+        with its box times probability of its class (D-RISE, Petsiuk et al. 2020, arXiv:2006.03204)."""
         if isinstance(target, str):
             index = self.index(target)
-            return torch.stack([_most(each.scores[:, index]) for each in found])
+            return torch.stack([_most(each.scores[:, index]) for each in self.candidates(self(images))])
+        found = self.near(images, target)
         index = int(target.labels[0])
         scores = []
         for each in found:

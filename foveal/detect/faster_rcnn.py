@@ -32,13 +32,14 @@ from foveal.detect.regions import (
     Regions,
     box_head,
     class_candidates,
+    near_regions,
     region_loss,
     sample_regions,
 )
 from foveal.errors import InputError
 from foveal.losses.boxes import BOX_LOSSES, BoxLoss, BoxLossName
 from foveal.nn.regions import RegionAlign
-from foveal.structures import Batch
+from foveal.structures import Batch, Objects
 from foveal.system import Preprocess
 
 
@@ -126,6 +127,11 @@ class FasterRCNN(Proposer):
 
     def candidates(self, outputs: Found) -> list[Candidates]:
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
+
+    def near(self, images: Tensor, target: Objects) -> list[Candidates]:
+        maps = self.own_maps(images)
+        boxes = near_regions(self.proposals.propose(self.seen(maps, images), self.spec.proposals), target)
+        return class_candidates(boxes, *self.look(maps, boxes))
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
         truths, maps = to_learn(batch.targets), self.own_maps(batch.images)

@@ -183,6 +183,7 @@ class Proposer(Detector):
     """Images -> maps -> proposals: what the region proposal network and what builds on it have in common."""
 
     spec: ProposalSpec
+    accelerated = "own_maps"
 
     def __init__(self, spec: ProposalSpec, *, proposal_box_loss: BoxLoss) -> None:
         super().__init__(spec)

@@ -59,6 +59,7 @@ def warped(images: Tensor, boxes: Sequence[Tensor], side: int, context: int = 0)
 
 class RCNN(RegionDetector):
     spec: RCNNSpec
+    accelerated = None  # each image has another number of crops
 
     def __init__(self, spec: RCNNSpec, *, source: Source = propose_regions, box_loss: BoxLoss | None = None) -> None:
         super().__init__(spec, source=source, box_loss=box_loss)

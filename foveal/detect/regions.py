@@ -29,6 +29,9 @@ from foveal.structures import Batch, Objects
 WEIGHTS = 10.0, 10.0, 5.0, 5.0  # of the deltas of regions
 Source = Callable[[Tensor, int], Tensor]  # an image (3, H, W) and the most boxes that are wanted -> (N, 4)
 REMEMBERED = 2**22  # boxes: 64 MB
+# IoU with the box of an object from which on a region counts for the object's score. A head learns to move regions that
+# overlap an object by a half; a region below a fifth is background to it.
+NEAR = 0.2
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ class PlaceMean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))
+
+
+def near_regions(boxes: Sequence[Tensor], target: Objects) -> list[Tensor]:
+    """Of regions (R_i, 4) of each image those that overlap the target's box by `NEAR` or more."""
+    return [each[iou(each, target.boxes[:1].to(each))[:, 0] >= NEAR] for each in boxes]
 
 
 class RegionPredictor(nn.Module):
@@ -222,6 +230,10 @@ class RegionDetector(Detector):
 
     def candidates(self, outputs: Regions) -> list[Candidates]:
         return class_candidates(outputs.boxes, outputs.classes, outputs.deltas)
+
+    def near(self, images: Tensor, target: Objects) -> list[Candidates]:
+        boxes = near_regions(self.regions(images), target)
+        return class_candidates(boxes, *self.look(images, boxes))
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
         truths, count = to_learn(batch.targets), len(self.labels)

@@ -14,11 +14,14 @@ from foveal.explain.gradcam import gradcam
 from foveal.explain.occlusion import occlusion
 from foveal.explain.place import fields, on_image, on_prepared, parts
 from foveal.explain.saliency import saliency
+from foveal.explain.watch import Watch, unwatched
+from foveal.nn.fold import fold_batch_norm
 from foveal.structures import Batch, Label, Objects, Target
 from foveal.system import System, evaluating
 
 # name -> function of (system, prepared images (B, 3, h, w), target, settings ...) that gives maps (B, h', w')
 METHODS: dict[str, Callable[..., Tensor]] = {"gradcam": gradcam, "occlusion": occlusion, "saliency": saliency}
+CURVES, OBJECT_CURVES = (32, 5), (6, 2)  # steps and random maps of a class; and of an object, whose passes are slow
 OF_A_LAYER = {"gradcam"}  # their map has the resolution of a layer, the others' that of the prepared image
 
 
@@ -34,6 +37,7 @@ class Explanation:
     map:         (h, w), what the method found on the prepared image, with its sign, in the method's own resolution.
     place:       (2, 3) float64, from coordinates of the map to pixels of the prepared image, unit (0, 0) being the
                  square from (0, 0) to (1, 1).
+    empty:       why the map shows no place, in a sentence; None where it shows one.
     heat:        (H, W) in [0, 1], on the pixels of the image itself: what is positive in the map, as a share of the
                  highest value; zero where the preparation cut the image.
     image:       (3, H, W), as it was given.
@@ -50,14 +54,24 @@ class Explanation:
     system: System = field(repr=False)
     aim: Any = field(repr=False)  # the target as `System.score` takes it
     box: Tensor | None = None
+    empty: str | None = None
 
-    def curves(self, steps: int = 32, randoms: int = 5, seed: int = 0) -> Curves:
-        """How the target's probability falls and rises as pixels go and come in the order of the map."""
+    def curves(
+        self, steps: int | None = None, randoms: int | None = None, seed: int = 0, watch: Watch = unwatched
+    ) -> Curves:
+        """How the target's probability falls and rises as pixels go and come in the order of the map.
+
+        steps, randoms: default 32 and 5 for a class, 6 and 2 for an object.
+        watch:          see explain/watch.py.
+        """
         batch = _prepared(self.system, self.image)
         seen = on_prepared(self.map, self.place, _size(batch))
-        return measure(self.system, batch, self.aim, seen, steps=steps, randoms=randoms, seed=seed)
+        usual = CURVES if self.box is None else OBJECT_CURVES
+        steps, randoms = (d if own is None else own for own, d in zip((steps, randoms), usual, strict=True))
+        system = _quick(self.system, batch, self.box)
+        return measure(system, batch, self.aim, seen, steps=steps, randoms=randoms, seed=seed, watch=watch)
 
-    def faithfulness(self, steps: int = 32, randoms: int = 5, seed: int = 0) -> dict[str, float]:
+    def faithfulness(self, steps: int | None = None, randoms: int | None = None, seed: int = 0) -> dict[str, float]:
         """Deletion, insertion, both of random maps in the mean, and by how much the map is `better_than_random`."""
         return self.curves(steps, randoms, seed).figures()
 
@@ -68,6 +82,7 @@ def explain(
     method: str = "occlusion",
     target: str | None = None,
     object: int | None = None,
+    watch: Watch = unwatched,
     **settings: Any,
 ) -> Explanation:
     """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence is for a class or, where the
@@ -76,6 +91,7 @@ def explain(
     method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency".
     target:   name of the class; default the one that `system.predict` names. Of a detector: only objects of this class.
     object:   which of the objects that `system.predict` finds; default 1, the most confident.
+    watch:    gets the progress of occlusion (explain/watch.py).
     settings: of the method: `layer` of gradcam; `window`, `stride` and `baseline` of occlusion.
 
     Raises InputError for a method, class, setting or image that does not fit, a system that cannot be explained so, or
@@ -87,11 +103,15 @@ def explain(
     _check(image)
     batch = _prepared(system, image)
     aim = _aim(system, system.predict([image])[0], batch, target, object)
-    found = function(system, batch.images, aim.target, **settings)[0].detach().cpu()
+    if function is occlusion:
+        found = occlusion(_quick(system, batch, aim.box), batch.images, aim.target, **settings, watch=watch)
+    else:
+        found = function(system, batch.images, aim.target, **settings)
+    found = found[0].detach().cpu()
     if not torch.isfinite(found).all():
         raise InputError(f"{_name(system)} cannot be explained: its scores are not finite")
     with evaluating(system):
-        score = system.score(batch.images, aim.target)
+        score = float(system.score(batch.images, aim.target))
     size, units = _size(batch), (found.shape[0], found.shape[1])
     place = parts(units, size) if layer is None else fields(system, layer, units, size)
     height, width = image.shape[-2:]
@@ -101,7 +121,7 @@ def explain(
     return Explanation(
         method=method,
         target=aim.name,
-        score=float(score),
+        score=score,
         probability=aim.probability,
         map=found,
         place=place,
@@ -110,7 +130,27 @@ def explain(
         system=system,
         aim=aim.target,
         box=aim.box,
+        empty=_empty(found, score, aim.name, method),
     )
+
+
+def _quick(system: System, batch: Batch, box: Tensor | None) -> System:
+    """The system for many passes: a detector with its batch norms folded into its convolutions."""
+    return system if box is None else fold_batch_norm(system, batch.images)
+
+
+def _empty(map: Tensor, score: float, name: str, method: str) -> str | None:
+    """Why a map shows no place where the evidence is; None where it shows one."""
+    if score == 0:
+        return f"the map is empty: the score of {name!r} is 0, so there is no evidence to take away"
+    if not map.any():
+        cause = "no window changes" if method == "occlusion" else "the gradient is zero: no pixel changes"
+        return f"the map is empty: {cause} the score of {name!r}, {score:.3g}"
+    if not (map > 0).any():
+        return f"the map shows no evidence for {name!r}: all of its values are negative or zero"
+    if map.numel() > 1 and (map == map.flatten()[0]).all():
+        return f"the map shows no place: it has the same value everywhere, {float(map.flatten()[0]):.3g}"
+    return None
 
 
 class _Aim(NamedTuple):
@@ -160,7 +200,8 @@ def find_method(method: str, settings: Iterable[str]) -> Callable[..., Tensor]:
     """The function of that name. Raises InputError for a name that is not there, or a setting that it does not have."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}{nearest(method, METHODS)}")
-    known = list(inspect.signature(METHODS[method]).parameters)[3:]
+    parameters = [*inspect.signature(METHODS[method]).parameters.values()][3:]
+    known = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
     for setting in settings:
         if setting not in known:
             raise InputError(f"{method} has no setting {setting!r}{nearest(setting, known) if known else ''}")

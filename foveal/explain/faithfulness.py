@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
 
 from foveal.explain.occlusion import mean_colour
+from foveal.explain.watch import Watch, unwatched, watched
 from foveal.structures import Batch
 from foveal.system import System, evaluating
 
@@ -55,28 +55,48 @@ class Curves:
 
 
 def measure(
-    system: System, batch: Batch, target: Any, map: Tensor, *, steps: int = 32, randoms: int = 5, seed: int = 0
+    system: System,
+    batch: Batch,
+    target: Any,
+    map: Tensor,
+    *,
+    steps: int = 32,
+    randoms: int = 5,
+    seed: int = 0,
+    watch: Watch = unwatched,
 ) -> Curves:
-    """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch; target: as
-    `System.confidence` takes it."""
+    """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch.
+
+    target: as `System.confidence` takes it.
+    watch:  see explain/watch.py.
+
+    The network runs on 2 (S - 1) (R + 1) + 3 images: the first and the last image of a curve are the same for all maps.
+    """
     image = batch.images[0]
-    blank, blurred = mean_colour(system).to(image).view(3, 1, 1), blur(image)
-    deleted, inserted = [], []
-    for order in (map, *random_like(map, randoms, seed)):
-        rank = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
-        counts = torch.arange(steps + 1) * rank.numel() // steps  # pixels that each step has changed
-        changed = (rank < counts[:, None, None])[:, None].to(image.device)  # (S + 1, 1, h, w)
-        deleted.append(_confidence(system, target, torch.where(changed, blank, image)))
-        inserted.append(_confidence(system, target, torch.where(changed, image, blurred)))
-    share = torch.linspace(0, 1, steps + 1)
-    return Curves(share, deleted[0], inserted[0], torch.stack(deleted[1:]), torch.stack(inserted[1:]))
+    blank, blurred = mean_colour(system).to(image).view(3, 1, 1).expand_as(image), blur(image)
+    orders = torch.stack([map, *random_like(map, randoms, seed)])
+    ranks = orders.flatten(1).argsort(descending=True, stable=True).argsort().view(orders.shape)
+    counts = torch.arange(steps + 1) * map.numel() // steps  # pixels that each step has changed
 
+    def version(deletes: bool, number: int, step: int) -> Tensor:
+        changed = (ranks[number] < counts[step]).to(image.device)
+        return torch.where(changed, blank, image) if deletes else torch.where(changed, image, blurred)
 
-def _confidence(system: System, target: Any, images: Tensor) -> Tensor:
-    """(N,): how sure the system is of the target in each version (N, 3, h, w) of one image."""
-    parts = images.split(max(1, PIXELS // (images.shape[-2] * images.shape[-1])))
+    inner = [(d, n, s) for d in (True, False) for n in range(len(orders)) for s in range(1, steps)]
+    ends = [(True, 0, 0), (True, 0, steps), (False, 0, 0)]  # the image itself, nothing of it, and the blurred one
+    versions, together = [*ends, *inner], max(1, PIXELS // map.numel())
+    parts = [versions[start : start + together] for start in range(0, len(versions), together)]
     with evaluating(system):
-        return torch.cat([system.confidence(part, target) for part in parts]).cpu()
+        found = [
+            system.confidence(torch.stack([version(*each) for each in part]), target).cpu()
+            for part in watched("deletion and insertion", parts, watch)
+        ]
+    (whole, nothing, hazy), between = torch.cat(found).split([len(ends), len(inner)])
+    deletion, insertion = between.view(2, len(orders), steps - 1)
+    first, last = (x.expand(len(orders), 1) for x in (whole, nothing))
+    deleted = torch.cat([first, deletion, last], 1)
+    inserted = torch.cat([hazy.expand(len(orders), 1), insertion, first], 1)
+    return Curves(torch.linspace(0, 1, steps + 1), deleted[0], inserted[0], deleted[1:], inserted[1:])
 
 
 def random_like(map: Tensor, count: int, seed: int) -> Tensor:
@@ -89,8 +109,15 @@ def random_like(map: Tensor, count: int, seed: int) -> Tensor:
 def blur(image: Tensor, share: float = BLUR) -> Tensor:
     """(3, h, w) smoothed with a Gaussian as wide as a share of the shorter side; the border's pixels go on outside."""
     sigma = share * min(image.shape[-2:])
+    down, across = (_smoothing(side, sigma).to(image) for side in image.shape[-2:])
+    return down @ image @ across.T
+
+
+def _smoothing(side: int, sigma: float) -> Tensor:
+    """(side, side): the share of each pixel of a line in each pixel of the smoothed one, in float64."""
     reach = max(1, round(3 * sigma))
-    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    weights = (weights / weights.sum()).to(image)
-    spread = pad(image[:, None], (reach, reach, reach, reach), mode="replicate")  # each channel an image
-    return conv2d(conv2d(spread, weights.view(1, 1, -1, 1)), weights.view(1, 1, 1, -1))[:, 0]
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    places = (torch.arange(side)[:, None] + offsets).clamp(0, side - 1)
+    shares = (weights / weights.sum()).expand(side, -1)
+    return torch.zeros(side, side, dtype=torch.float64).scatter_add_(1, places, shares)

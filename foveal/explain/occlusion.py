@@ -16,9 +16,12 @@ from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.explain.patched import Patched
+from foveal.explain.watch import Watch, unwatched, watched
 from foveal.system import System, evaluating
 
-PIXELS = 9 * 10**6  # of the images that go through the network together
+PIXELS = 9 * 10**6  # of the images that go through the network together, where the target is a class
+# The same for a detected object: a detector's maps stay large to the end, and those of more images leave the cache.
+OBJECT_PIXELS = 2**19
 
 
 def occlusion(
@@ -28,12 +31,15 @@ def occlusion(
     window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     baseline: Sequence[float] | None = None,
+    *,
+    watch: Watch = unwatched,
 ) -> Tensor:
     """Prepared images (B, 3, h, w) in [0, 1] -> maps (B, h, w), in units of the score.
 
     window:   height and width in pixels; default a seventh of the image's, about 170 windows with the default stride.
     stride:   pixels from one window to the next, down and across; default half a window.
     baseline: red, green and blue of the window, in [0, 1]; default the mean colour, which normalisation makes zero.
+    watch:    see explain/watch.py.
 
     Raises InputError for a window larger than the image or a stride larger than the window.
     """
@@ -44,13 +50,15 @@ def occlusion(
     top, left = (torch.arange(0, s - w + d, d) for s, w, d in zip(size, window, stride, strict=True))
     corners = torch.cartesian_prod(top, left)  # (windows, 2), row and column
     nothing = corners.new_tensor([size])  # a window beyond the image, which hides nothing of it
+    together = PIXELS if isinstance(target, str) else OBJECT_PIXELS
     with torch.inference_mode(False), evaluating(system):
         covered, maps = images.new_zeros(size), torch.zeros_like(images[:, 0])
         for image, map in zip(images, maps, strict=True):
+            parts = torch.cat([nothing, corners]).split(max(1, together // (size[0] * size[1])))
             scores = torch.cat(
                 [
                     system.score(_hidden(image, some.to(image.device), window, colour.to(image)), target)
-                    for some in torch.cat([nothing, corners]).split(max(1, PIXELS // (size[0] * size[1])))
+                    for some in watched("windows", parts, watch)
                 ]
             )
             for drop, (y, x) in zip(scores[0] - scores[1:], corners.tolist(), strict=True):

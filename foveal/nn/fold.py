@@ -8,6 +8,7 @@ is itself a convolution.
 """
 
 import copy
+import dataclasses
 from collections import Counter
 from typing import Any, TypeVar
 
@@ -16,9 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from foveal.nn.norm import FrozenBatchNorm
+
 Network = TypeVar("Network", bound=nn.Module)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, FrozenBatchNorm)
 
 
 def fold_batch_norm(network: Network, example: Tensor) -> Network:
@@ -40,8 +43,8 @@ def fold_batch_norm(network: Network, example: Tensor) -> Network:
 @torch.no_grad()
 def _fold(convolution: Any, norm: Any) -> None:
     """Give the convolution the weights that make it do the norm's work too."""
-    gain = norm.weight if norm.affine else torch.ones_like(norm.running_var)
-    shift = norm.bias if norm.affine else torch.zeros_like(norm.running_mean)
+    gain = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight
+    shift = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
     scale = gain / (norm.running_var + norm.eps).sqrt()
     bias = convolution.bias if convolution.bias is not None else torch.zeros_like(scale)
     convolution.bias = nn.Parameter(scale * (bias - norm.running_mean) + shift)
@@ -74,11 +77,11 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
     for name, module in network.named_modules():
         if isinstance(module, CONVOLUTIONS):
             hooks.append(module.register_forward_hook(after(name)))
-        elif isinstance(module, NORMS) and module.track_running_stats:
+        elif isinstance(module, NORMS) and getattr(module, "track_running_stats", True):
             hooks.append(module.register_forward_pre_hook(before(name)))
     try:
         with torch.no_grad(), _Reads() as reads:
-            answers = {id(leaf) for leaf in tree_leaves(network(example))}
+            answers = {id(leaf) for leaf in tensors_of(network(example))}
     finally:
         for hook in hooks:
             hook.remove()
@@ -87,6 +90,16 @@ def _pairs(network: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         for convolution, norm, tensor in found
         if reads.count[tensor] == 1 and runs[convolution] == runs[norm] == 1 and tensor not in answers
     ]
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """The tensors of an answer, in order: a tensor, or a dataclass, tuple, list or dictionary of such."""
+    if dataclasses.is_dataclass(value):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    leaves = tree_leaves(value)
+    if any(dataclasses.is_dataclass(leaf) for leaf in leaves):
+        return [tensor for leaf in leaves for tensor in tensors_of(leaf)]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 class _Reads(TorchFunctionMode):

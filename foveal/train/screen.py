@@ -97,6 +97,39 @@ class Screen:
         )
 
 
+class Bar:
+    """A live line with a bar for a work of known size, in a terminal; nothing elsewhere. On stderr."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = Live(console=self.console, transient=True, auto_refresh=False)
+        self.drawn = self.started = time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Draw the line again, at most ten times a second."""
+        now = time.monotonic()
+        if not done:
+            self.started = now
+        elif now - self.drawn < 0.1:
+            return
+        self.drawn = now
+        if not self.live.is_started:
+            return
+        line = Text(f"{what} ", "bold").append(f"{'━' * round(10 * done / total):<10}", "not bold cyan")
+        line.append(f" {done}/{total}", "not bold")
+        if done:
+            line.append(f"  {duration((now - self.started) * (total - done) / done)} left", "not bold")
+        self.live.update(line, refresh=True)
+
+
 def numbers(values: Mapping[str, float]) -> str:
     """Names and values for a line of text; a sum of one term is not said twice."""
     shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}

@@ -203,7 +203,9 @@ def test_evaluate(works: Callable[..., Answer], photos: Path, tmp_path: Path, lo
     assert f"mAP50\t{told['metrics']['mAP50']:.4f}" in lines
 
 
-def test_explain(works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker) -> None:
+def test_explain(
+    works: Callable[..., Answer], photos: Path, tmp_path: Path, looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("explain", "run", photos / "000030.png", "--out", tmp_path / "x.png", "--steps", 4)
     document = works(*words, "--target", "red", "--json").document()
     assert document["target"] == "red"
@@ -213,6 +215,11 @@ def test_explain(works: Callable[..., Answer], photos: Path, tmp_path: Path, loo
     lines = works(*words, "--object", 2, "--method", "saliency").out.splitlines()
     assert "class\tred" in lines
     assert f"box\t{', '.join(f'{2 * side:.1f}' for side in RED)}" in lines
+    assert document["empty"] is None
+    monkeypatch.setattr(Looker, "score", lambda self, images, target: 0 * images.sum((1, 2, 3)))
+    answer = works(*words, "--object", 2)
+    assert "foveal: the map is empty: the score of 'red' is 0" in answer.err
+    assert "windows" not in answer.err  # the bar is for terminals
 
 
 def test_words_that_have_no_effect(
@@ -228,8 +235,10 @@ def test_words_that_have_no_effect(
     assert "object is from 1 to 2" in fails("explain", "x", one, "--object", 3)
     empty = write_json(photos / "only_val.json", coco({1: "red"}, {"000012.png": []}, size=(32, 32)))
     assert "shows an object to be found" in fails("evaluate", "x", "--data", empty)
-    monkeypatch.setattr("foveal.cli.predict.find_system", lambda *words, **settings: foveal.create("rpn_nano"))
-    assert "rpn_nano cannot be accelerated: its forward gives several" in fails("predict", "x", one, "--plan", "auto")
+    monkeypatch.setattr("foveal.cli.predict.find_system", lambda *words, **settings: foveal.create("rcnn_nano"))
+    assert "rcnn_nano cannot be accelerated: its images differ in their number of crops" in fails(
+        "predict", "x", one, "--plan", "auto"
+    )
     for verb in ("predict", "evaluate", "explain"):
         monkeypatch.setattr(f"foveal.cli.{verb}.find_system", lambda *words, **settings: foveal.create("lenet"))
     assert "threshold has no effect: lenet is a system to classify" in fails("predict", "x", one, "--threshold", 0.3)

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 import foveal
+from foveal.explain import occlusion as module
 from foveal.explain.occlusion import occlusion
+from foveal.nn.norm import FrozenBatchNorm
+from foveal.ops.boxes import clip, iou
 from foveal.structures import Objects
 from tests.parity.compare import randomise, relative_error
 from tests.toys import Detector, Looker
@@ -155,3 +158,125 @@ def test_an_object_at_the_border_has_its_whole_score() -> None:
     assert found.box is not None
     assert found.box.tolist() == [0, 0, 5, 5]
     assert found.score == pytest.approx(found.probability, rel=1e-5)
+
+
+REGIONS = ("faster_rcnn_nano", "fast_rcnn_nano", "rcnn_nano", "sliding_window_nano")
+
+
+def largest(system: Any, pixels: Tensor, target: Objects) -> float:
+    """IoU times probability, the largest of all candidates that the system has in an image (1, 3, H, W)."""
+    found, index = system.candidates(system(pixels))[0], int(target.labels[0])
+    boxes = clip(found.boxes[:, index if found.boxes.shape[1] > 1 else 0], pixels.shape[2:])
+    return float((iou(boxes, target.boxes)[:, 0] * found.scores[:, index]).max())
+
+
+@pytest.mark.parametrize("name", REGIONS)
+@torch.no_grad()
+def test_the_score_of_an_object_reads_the_regions_near_it_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    system: Any = foveal.create(name, score_threshold=0.0).eval()
+    pixels = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    found: Any = system.predict([pixels[0]])[0]
+    targets = [found[number] for number in (0, len(found) // 2, len(found) - 1)]
+    expected = [largest(system, pixels, target) for target in targets]
+    look, counts = system.look, []
+
+    def counted(maps: Any, boxes: Any) -> Any:
+        counts.append(sum(map(len, boxes)))
+        return look(maps, boxes)
+
+    monkeypatch.setattr(system, "look", counted)
+    system(pixels)
+    assert [float(system.score(pixels, target)) for target in targets] == pytest.approx(expected, rel=1e-4)
+    everything, *near = counts
+    assert 0 < sum(near) < 0.7 * len(near) * everything
+
+
+@torch.no_grad()
+def test_an_object_that_no_region_is_near_scores_zero_with_a_gradient() -> None:
+    system: Any = foveal.create("faster_rcnn_nano").eval()
+    nowhere = Objects(torch.tensor([[200.0, 200.0, 210.0, 210.0]]), torch.tensor([0]))
+    with torch.enable_grad():
+        score = system.score(torch.rand(2, 3, 96, 96), nowhere)
+    assert score.tolist() == [0, 0]
+    assert score.requires_grad
+
+
+def test_the_work_for_an_object_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, passes = Looker(), list[int]()
+    score = Looker.score
+
+    def counted(self: Any, images: Tensor, target: Any) -> Tensor:
+        passes.append(len(images))
+        return score(self, images, target)
+
+    monkeypatch.setattr(Looker, "score", counted)
+    monkeypatch.setattr(module, "OBJECT_PIXELS", 4 * 32 * 32)
+    found = foveal.explain(system, image())
+    assert sum(passes) <= 2 + 17**2  # the image twice, and windows of 5 pixels, 2 apart
+    assert max(passes) == 4
+    passes.clear()
+    found.curves()
+    assert sum(passes) == 2 * 5 * 3 + 3  # inner steps of deletion and insertion for three maps, and three ends
+
+
+def test_batch_norms_are_folded_for_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    system: Any = foveal.create("faster_rcnn_nano", score_threshold=0.0, frozen_norm=True)
+    pixels, runs = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0)), list[int]()
+    forward = FrozenBatchNorm.forward
+
+    def counted(self: Any, x: Tensor) -> Tensor:
+        runs.append(len(x))
+        return forward(self, x)
+
+    monkeypatch.setattr(FrozenBatchNorm, "forward", counted)
+    found = foveal.explain(system, pixels, "saliency")
+    runs.clear()
+    once = system.predict([pixels]) and len(runs)
+    runs.clear()
+    found.curves(steps=2, randoms=1)
+    assert 0 < len(runs) == once  # by the pass that shows what can be folded
+
+
+@pytest.mark.parametrize(
+    ("level", "method", "told"),
+    [
+        (0.0, "occlusion", "the score of 'red' is 0, so there is no evidence to take away"),
+        (0.5, "occlusion", "the map is empty: no window changes the score of 'red', 0.5"),
+        (0.5, "saliency", "the map is empty: the gradient is zero: no pixel changes the score of 'red', 0.5"),
+    ],
+)
+def test_an_empty_map_says_why(level: float, method: str, told: str) -> None:
+    class Certain(Looker):
+        def score(self, images: Tensor, target: Any) -> Tensor:
+            return level + 0 * images.sum((1, 2, 3))
+
+    found = foveal.explain(Certain(), image(), method, "red")
+    assert found.empty is not None
+    assert told in found.empty
+    assert not found.heat.any()
+
+
+def test_a_map_without_evidence_and_a_flat_one_say_so() -> None:
+    class Harmed(Looker):
+        def score(self, images: Tensor, target: Any) -> Tensor:
+            return 2 - images.mean((1, 2, 3))
+
+    bright = 0.9 * image() + 0.1
+    against = foveal.explain(Harmed(), bright, baseline=(0.0, 0.0, 0.0)).empty
+    assert against == "the map shows no evidence for 'green': all of its values are negative or zero"
+    flat = foveal.explain(Harmed(), bright, "saliency").empty
+    assert flat is not None
+    assert "the map shows no place: it has the same value everywhere" in flat
+    assert foveal.explain(Looker(), image()).empty is None
+
+
+def test_progress_counts_windows_and_steps() -> None:
+    seen: list[tuple[str, int, int]] = []
+    found = foveal.explain(Looker(), image(), watch=lambda *line: seen.append(line), window=8, stride=8)
+    assert seen == [("windows", 0, 17), ("windows", 17, 17)]
+    seen.clear()
+    found.curves(steps=2, randoms=1, watch=lambda *line: seen.append(line))
+    assert seen == [("deletion and insertion", 0, 7), ("deletion and insertion", 7, 7)]
+    with pytest.raises(foveal.InputError, match="occlusion has no setting 'watched'"):
+        foveal.explain(Looker(), image(), watched=1)

@@ -1,12 +1,15 @@
 """Folding of batch norms: the formula, and who may be folded."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import foveal
-from foveal.nn.fold import NORMS, fold_batch_norm
+from foveal.nn.fold import NORMS, fold_batch_norm, tensors_of
+from foveal.nn.norm import FrozenBatchNorm
 
 # name -> batch norms that no convolution comes directly before, and so stay
 LEFT = {
@@ -26,7 +29,7 @@ def shaken(network: nn.Module) -> nn.Module:
         if isinstance(module, NORMS):
             module.running_mean.normal_(0, 0.3)
             module.running_var.uniform_(0.5, 2)
-            if module.affine:
+            if module.weight is not None:
                 module.weight.data.uniform_(0.5, 1.5)
                 module.bias.data.normal_(0, 0.3)
     return network
@@ -95,3 +98,33 @@ def test_a_convolution_that_runs_twice_is_left() -> None:
             return self.norm(self.convolution(self.convolution(x)))
 
     assert count(fold_batch_norm(shaken(Twice()), torch.randn(2, 3, 4, 4, dtype=torch.float64))) == 1
+
+
+def test_a_frozen_batch_norm_is_folded_too() -> None:
+    pair = shaken(nn.Sequential(nn.Conv2d(3, 4, 3), FrozenBatchNorm(nn.BatchNorm2d(4))))
+    images = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    folded = fold_batch_norm(pair, images)
+    assert isinstance(folded[1], nn.Identity)
+    torch.testing.assert_close(folded(images), pair(images), rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_also_an_answer_in_a_dataclass_is_not_folded() -> None:
+    @dataclass
+    class Both:
+        raw: torch.Tensor
+        normal: tuple[torch.Tensor, ...]
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> Both:
+            raw = self.convolution(x)
+            return Both(raw, (self.norm(raw),))
+
+    two, images = shaken(Two()), torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    expected, found = tensors_of(two(images)), tensors_of(fold_batch_norm(two, images)(images))
+    assert len(found) == 2
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other)
