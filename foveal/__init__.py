@@ -16,6 +16,7 @@ _HOMES = {
     "load_dataset": "data.sources",
     "evaluate": "train.evaluate",
     "check_gradients": "train.gradients",
+    "predict": "report.answers",
     "signals": "explain.depth",
     "TrainConfig": "train.config",
     "InputError": "errors",
@@ -48,6 +49,7 @@ __all__ = [
     "load",
     "load_dataset",
     "names",
+    "predict",
     "signals",
     "train",
 ]
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from foveal.errors import InputError
     from foveal.explain.depth import signals
     from foveal.explain.explanation import explain
+    from foveal.report.answers import predict
     from foveal.report.training import train
     from foveal.train.config import TrainConfig
     from foveal.train.evaluate import evaluate

@@ -216,7 +216,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
 
     Raises InputError for a file that is missing, truncated, of another system, or a pickle, which is never executed.
     """
-    from foveal.weights.saved import read, restore
+    from foveal.weights.saved import read, restore, trained_on
 
     checkpoint = read(run_or_checkpoint)
     header = checkpoint.header
@@ -232,6 +232,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
     restore(system, checkpoint.weights, checkpoint.path)
     system.licence, system.class_ids = header["licence"], header.get("class_ids", {})
     system.started_from = str(run_or_checkpoint)
+    system.trained_on = trained_on(checkpoint)
     return system.eval()
 
 

@@ -156,6 +156,8 @@ class System(nn.Module):
     started_from, licence: the weights that this system began with, in words, and their licence; None where it was
              trained from scratch.
     class_ids: class name -> its id in the annotation file that this system was trained on; empty where it had none.
+    trained_on: from which its training data is recognised (train/origin.py); empty where its checkpoint does not say,
+             None where it comes from no checkpoint of a run.
     """
 
     task: ClassVar[str]
@@ -171,6 +173,7 @@ class System(nn.Module):
         self.started_from: str | None = None
         self.licence: str | None = None
         self.class_ids: dict[str, int] = {}
+        self.trained_on: dict[str, str] | None = None
         self.register_buffer("pixel_mean", torch.tensor(spec.preprocess.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.preprocess.std).view(-1, 1, 1), persistent=False)
 

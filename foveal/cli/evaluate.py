@@ -1,6 +1,7 @@
 """foveal evaluate"""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+
+MOST_CLASSES = 100  # in the table for the screen
 
 
 @dataclass
@@ -22,10 +25,12 @@ class Evaluate(Published):
     data: str
     """A built-in set, a folder of images, or a file, as foveal check takes it."""
     split: str | None = None
-    """train, val or test; default test, else val, else all images."""
+    """train, val, test or all. Default: test, else val, else all; of data that names no splits, and is not the data of
+    the run, all. One line on stderr says which images were measured, and why."""
     out: str | None = None
-    """Of a detector: folder for predictions.json, in COCO's form of results, with the ids of a COCO file if it is one
-    that was measured on, and image_info.json, which lists images and classes by id."""
+    """Folder for evaluation.html, a report on these images: each class, and what the system confuses or misses. Of a
+    detector also predictions.json, in COCO's form of results, with the ids of a COCO file if it is one that was
+    measured on, and image_info.json, which lists images and classes by id."""
     judge: str | None = None
     """Of a system that makes images: the classifier that looks at them, a run, a checkpoint or a name with packaged
     weights; default one that knows the classes of the data, if there is one."""
@@ -48,6 +53,7 @@ def run(words: list[str]) -> None:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
     from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
+    from foveal.train.origin import OTHER, measured_view
 
     if options.judge_weights and not options.judge:
         raise InputError("--judge-weights has no effect alone: add --judge NAME, such as inception_v3_fid")
@@ -55,34 +61,69 @@ def run(words: list[str]) -> None:
     if options.out:
         check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
-    if options.out:
-        from foveal.report.answers import check_saved
-
-        check_saved(system)
-    dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
+    if not Path(options.system).exists():  # published weights, which no run here has trained
+        system.trained_on = OTHER
+    data = load_dataset(options.data, system.task)
+    dataset, reason = measured_view(system, data, options.split)
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     judge = None
     if options.judge:
         judge = find_system(options.judge, options.judge_weights, device=options.device, flag="--judge-weights")
     measured = measure(system, loader, evaluators=judged(system, dataset, judge))
+    classes = dict(zip(system.labels, measured.evaluator.per_class(), strict=False))
+    count = len(dataset) - len(loader.unreadable)
+    described = f"{count:,} of {len(data):,} images: {reason}"
     document = {
         "system": options.system,
         "data": options.data,
         "split": dataset.split,
-        "images": len(dataset) - len(loader.unreadable),
+        "images": count,
+        "images_in_data": len(data),
+        "measured": reason,
         "unreadable": loader.unreadable,
         "metrics": measured.values,
+        "classes": classes,
     }
-    lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: {document['images']} images"]
+    lines = [f"{options.system} on {options.data}, {dataset.split}: {count} images"]
     lines += [f"left out, as it cannot be read: {one_line(reason)}" for reason in loader.unreadable.values()]
     lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in measured.values.items()]))
+    lines += _classes(classes)
     if options.out:
-        from foveal.report.answers import save_measured
+        folder = Path(options.out)
+        if system.task == "detect":
+            from foveal.report.answers import save_measured
 
-        items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
-        found: Any = measured.evaluator
-        path = save_measured(Path(options.out), found.predictions, loader.dataset, items, system)
-        document["predictions"] = str(path)
-        lines.append(f"written: {document['predictions']}")
+            items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
+            found: Any = measured.evaluator
+            document["predictions"] = str(save_measured(folder, found.predictions, loader.dataset, items, system))
+            lines.append(f"written: {document['predictions']}")
+        from foveal.report.measured import write_page
+
+        page = write_page(
+            *(folder, system, loader.dataset, measured.values, described),
+            *(loader.unreadable, options.batch_size, options.workers),
+        )
+        document["report"] = str(page)
+        lines.append(f"written: {page}")
+    if not options.json:
+        sys.stderr.write(f"foveal: {one_line(described)}\n")
     answer(document, options.json, "\n".join(lines))
+
+
+def _classes(classes: dict[str, dict[str, float]]) -> list[str]:
+    """The figures of each class as a table; of many classes those with the lowest ones."""
+    if not classes:
+        return []
+    names = list(dict.fromkeys(name for figures in classes.values() for name in figures))
+    rows, said = list(classes.items()), []
+    if len(rows) > MOST_CLASSES:
+        main = next(name for name in ("recall", "AP", "agreement") if name in names)
+        rows = sorted(rows, key=lambda row: row[1].get(main, 2.0))[:MOST_CLASSES]
+        said = [f"the {len(rows)} of {len(classes):,} classes with the lowest {main}; --json has all"]
+    cells = [(label, *(_cell(figures.get(name)) for name in names)) for label, figures in rows]
+    return ["", *said, table(("class", *names), cells)]
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.4f}"

@@ -6,6 +6,7 @@ import numpy as np
 
 from foveal.data.dataset import Dataset
 from foveal.data.findings import THUMBNAIL, Findings, look
+from foveal.data.splits import absent_notes
 
 IMBALANCE = 10.0  # times as many images in the largest class as in the smallest
 NEIGHBOURS = 8  # most similar images that, all of one other class, make a label implausible
@@ -50,10 +51,8 @@ def only_class(dataset: Dataset) -> str | None:
 
 
 def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
-    notes = []
+    notes = absent_notes(counts, "image")
     train = counts.get("train", {})
-    for label in [label for label, count in train.items() if not count][:10]:
-        notes.append(f"class {label} has no training image")
     present = [count for count in train.values() if count]
     if present and max(present) > IMBALANCE * min(present):
         notes.append(

@@ -8,6 +8,7 @@ from foveal.data.dataset import Dataset
 from foveal.data.files import Complaints
 from foveal.data.findings import Findings, look
 from foveal.data.objects import EMPTY, misplaced
+from foveal.data.splits import absent_notes
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
@@ -82,8 +83,7 @@ def check(dataset: Dataset) -> DetectFindings:
     bare = sum(not len(one) for one in objects)  # type: ignore[arg-type]
     if bare:
         found.notes.append(f"{bare} of {len(objects)} images have no objects")
-    absent = [label for label, count in found.counts.get("train", {}).items() if not count]
-    found.notes.extend(f"class {label} has no training object" for label in absent[:10])
+    found.notes.extend(absent_notes(found.counts, "object"))
     return found
 
 

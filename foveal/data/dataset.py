@@ -17,6 +17,7 @@ from foveal.errors import InputError, few, nearest
 from foveal.structures import ANYTHING, Label, Target
 
 SPLITS = ("train", "val", "test")
+ALL = "all"  # in place of a split: every image
 
 
 class Images(Protocol):
@@ -139,6 +140,22 @@ class LabelColumn(Sequence[Label]):
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """How foveal drew splits that the data does not name (data/splits.py).
+
+    splits: their names.
+    digest: of the contents of all images that were split, whatever their order.
+    rule:   "class", stratified by class; or "content", by content alone.
+    older:  (N,) the codes of all images by content alone, the only rule of older runs.
+    """
+
+    splits: tuple[str, ...]
+    digest: str
+    rule: str
+    older: np.ndarray
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Images with what is known of them. `dataset[i]` is the i-th (image, target) of this view.
 
@@ -148,13 +165,14 @@ class Dataset:
     images:  the pixels, read when asked for.
     targets: one an image; None where the data has none.
     splits:  (N,) for each image its place in SPLITS.
-    split:   the split that this view shows, or several, as in "train+val"; None for all.
+    split:   the split that this view shows, or several, as in "train+val", or "all"; None where none was chosen.
     items:   which images the view shows, in order.
     mapping: new index of each class of `targets`, after `relabel`.
     upright: the class of an image is another one when the image is mirrored or turned.
     mirrored: which keypoint each becomes in the mirror image, where some come in a left and a right.
     ids:     the id of each image in its file of annotations; None where the layout has none.
     class_ids: split -> class name -> its id in the file of that split; a file of no split stands under None.
+    drawn:   how foveal drew the splits that the data does not name; None where the data names all.
     """
 
     source: str
@@ -170,6 +188,7 @@ class Dataset:
     mirrored: tuple[int, ...] | None = None
     ids: Sequence[int | str] | None = None
     class_ids: Mapping[str | None, Mapping[str, int]] = field(default_factory=dict)
+    drawn: Drawn | None = None
 
     def __len__(self) -> int:
         return len(self.images) if self.items is None else len(self.items)
@@ -215,11 +234,13 @@ class Dataset:
         return isinstance(self.images, ImageArray)
 
     def select(self, *splits: str) -> "Dataset":
-        """The view of one split, or of several together. Raises InputError where one has no images."""
+        """The view of one split, of several together, or of "all" images. Raises InputError where a split is empty."""
         items, name = np.zeros(len(self.splits), bool), "+".join(splits)
+        if name == ALL and self.split in (None, ALL):
+            return replace(self, split=ALL)
         for split in splits:
             if split not in SPLITS:
-                raise InputError(f"unknown split {split!r}{nearest(split, SPLITS)}")
+                raise InputError(f"unknown split {split!r}{nearest(split, (*SPLITS, ALL))}")
             if self.split not in (None, name):
                 raise InputError(f"{self.source}: this is the {self.split} split, which has no split {split!r} in it")
             found = self.splits == SPLITS.index(split)
@@ -228,6 +249,13 @@ class Dataset:
                 raise InputError(f"{self.source} has no images in split {split!r}; it has {present}")
             items |= found
         return replace(self, split=name, items=np.flatnonzero(items))
+
+    def drawn_by(self, rule: str | None) -> "Dataset":
+        """The same data, its drawn splits by the rule that a run recorded; None stands for runs older than records of
+        it. A view of chosen images stays as it is."""
+        if self.drawn is None or self.split is not None or rule not in (None, "content"):
+            return self
+        return replace(self, splits=self.drawn.older, drawn=replace(self.drawn, rule="content"))
 
     def evaluation_split(self) -> "Dataset":
         """This view if it is of one split; else test, else val, else everything there is."""

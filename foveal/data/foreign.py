@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveal.data.dataset import Dataset, LabelColumn
 from foveal.data.image import ImageError, read_image
-from foveal.data.splits import split_by_content
+from foveal.data.splits import draw_splits
 from foveal.errors import InputError
 
 TAKES = "a data set of foveal.load_dataset, or a torch Dataset of pairs (image, number of its class)"
@@ -98,7 +98,7 @@ def as_dataset(given: Any, labels: Sequence[str] = ()) -> Dataset:
     """A data set as it is; a torch Dataset of (image, class number) pairs as one to classify.
 
     labels: class names, where the torch Dataset has none as `classes`. Its classes are read from `targets`, if it has
-            them, else from all its pairs. The content of each image decides on its split.
+            them, else from all its pairs. Class and content of each image decide on its split.
     Raises InputError for anything else.
     """
     if isinstance(given, Dataset):
@@ -118,5 +118,6 @@ def as_dataset(given: Any, labels: Sequence[str] = ()) -> Dataset:
     if not numbers or min(numbers) < 0 or max(numbers) >= len(names):
         raise InputError(f"{title}: its classes are numbers from 0 to {len(names) - 1}, one for each of its names")
     images = Items(given, title)
-    splits = split_by_content(images, range(len(images)), test=True)
-    return Dataset(title, "classify", names, images, LabelColumn(torch.tensor(numbers)), splits)
+    shown = np.arange(len(numbers)), np.array(numbers)
+    splits, drawn = draw_splits(images, range(len(images)), shown, test=True)
+    return Dataset(title, "classify", names, images, LabelColumn(torch.tensor(numbers)), splits, drawn=drawn)

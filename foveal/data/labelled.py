@@ -9,7 +9,7 @@ import numpy as np
 
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
 from foveal.data.files import Complaints, natural
-from foveal.data.splits import UNSPLIT, complete_splits, split_by_content
+from foveal.data.splits import UNSPLIT, complete_splits, draw_splits
 
 Row = tuple[str, str, str | None]  # path below the root, label, split
 
@@ -42,7 +42,8 @@ def collect(root: Path, rows: Iterable[Row]) -> Rows:
 
 def unlabelled(source: str, images: ImageFiles) -> Dataset:
     """A data set to generate."""
-    return Dataset(source, "generate", (), images, None, split_by_content(images, range(len(images)), test=True))
+    splits, drawn = draw_splits(images, range(len(images)), None, test=True)
+    return Dataset(source, "generate", (), images, None, splits, drawn=drawn)
 
 
 def labelled(source: str, rows: Rows) -> Dataset:
@@ -50,8 +51,8 @@ def labelled(source: str, rows: Rows) -> Dataset:
     labels = sorted(rows.labels, key=natural)
     place = {label: number for number, label in enumerate(labels)}
     classes = np.array([place[label] for label in rows.labels])[rows.classes]
-    splits = complete_splits(source, rows.images, rows.splits)
-    return Dataset(source, "classify", tuple(labels), rows.images, LabelColumn(classes), splits)
+    splits, drawn = complete_splits(source, rows.images, rows.splits, (np.arange(len(classes)), classes))
+    return Dataset(source, "classify", tuple(labels), rows.images, LabelColumn(classes), splits, drawn=drawn)
 
 
 def opens(image: Path, complain: Complaints, where: str = "") -> bool:

@@ -8,6 +8,8 @@ could be told instead. Mirroring would change the class, so no run on these imag
 Departs from the paper: the four turns of an image are drawn one by one, not together into one batch.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,6 +57,7 @@ def rotations(dataset: Dataset) -> Dataset:
         images=images,
         targets=LabelColumn(np.tile(quarters, count)),
         splits=np.repeat(dataset.splits, len(TURNS)),
+        drawn=dataset.drawn and replace(dataset.drawn, older=np.repeat(dataset.drawn.older, len(TURNS))),
         split=dataset.split,
         items=items,
         upright=True,

@@ -29,9 +29,9 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
             layout of COCO, Pascal VOC or YOLO, COCO's JSON file or YOLO's data.yaml. To generate: any of these, or a
             folder of images. docs/data.md lists the forms that other tools write.
     task:   the task that the data has to serve; default the one that it does serve.
-    Where nothing names the splits, the content of each image decides (data/splits.py). Boxes that stick out of their
-    image are clipped, those outside or without area left out; one line on stderr says how many. Further lines name the
-    readings that were chosen, and the files that were left out.
+    Where nothing names the splits, class and content of each image decide (data/splits.py). Boxes that stick out of
+    their image are clipped, those outside or without area left out; one line on stderr says how many. Further lines
+    name the readings that were chosen, and the files that were left out.
 
     Raises InputError, with what is wrong and where.
     """

@@ -170,7 +170,7 @@ def _image_sets(root: Path, complain: Complaints) -> list[tuple[str, str, str]]:
     if "train" not in lists and "val" not in lists and "trainval" in files:
         lists["train"] = files["trainval"]
     if files and not lists:
-        complain.note(f"{folder} has no list train, val or test: the content of each image decides its split")
+        complain.note(f"{folder} has no list train, val or test: class and content of each image decide its split")
     found = []
     for split in (split for split in SPLITS if split in lists):
         file = lists[split]

@@ -49,6 +49,10 @@ class Evaluator(Protocol):
     def compute(self) -> dict[str, float]:
         """The figures, by name, over all that was taken in."""
 
+    def per_class(self) -> list[dict[str, float]]:
+        """The figures of each class, by name, in the order of the system's labels; empty where there are none. A figure
+        that rests on nothing, as the recall of a class without images, is left out."""
+
 
 EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
     "classify": lambda system: ClassifyEvaluator(len(system.labels)),

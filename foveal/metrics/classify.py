@@ -9,6 +9,23 @@ from torch import Tensor
 from foveal.structures import Batch, Label
 
 
+def class_figures(truth: Tensor, predicted: Tensor, num_classes: int) -> list[dict[str, float]]:
+    """Of each class, from true and predicted classes (N,) int64: `images`, how many are of it; `predicted`, how many
+    are predicted to be; `correct`, how many are both. recall: correct / images; precision: correct / predicted; each
+    left out where it has nothing to divide by."""
+    images, guesses, right = (
+        torch.bincount(labels, minlength=num_classes).tolist()
+        for labels in (truth, predicted, truth[truth == predicted])
+    )
+    rows = []
+    for count, guessed, correct in zip(images, guesses, right, strict=True):
+        row = {"images": count, "predicted": guessed, "correct": correct}
+        row |= {"recall": correct / count} if count else {}
+        row |= {"precision": correct / guessed} if guessed else {}
+        rows.append(row)
+    return rows
+
+
 class ClassifyEvaluator:
     """accuracy: share of images whose most probable class is right. top5: whose class is among the five most probable
     (from six classes on). balanced_accuracy: mean over the classes present of the share that is right. loss: mean of
@@ -50,6 +67,9 @@ class ClassifyEvaluator:
         truth, predicted = self.answers
         pairs = truth * self.num_classes + predicted
         return torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, self.num_classes)
+
+    def per_class(self) -> list[dict[str, float]]:
+        return class_figures(*self.answers, self.num_classes)
 
     def merge(self, other: Self) -> None:
         self.pairs += other.pairs

@@ -231,8 +231,7 @@ class DetectEvaluator:
 
     def asks(self, truth: Objects) -> bool:
         """Whether there is an object in it that is not a crowd, nor too difficult."""
-        excluded = [flags for flags in (truth.crowd, truth.ignored) if flags is not None]
-        return not torch.stack([torch.zeros_like(truth.labels, dtype=torch.bool), *excluded]).any(0).all()
+        return not excluded(truth).all()
 
     def update(self, system: Any, batch: Batch, truths: Sequence[Objects]) -> None:
         self.predictions += [_slim(objects) for objects in system.decode(system.outputs(batch), batch)]
@@ -242,9 +241,30 @@ class DetectEvaluator:
         self.predictions += other.predictions
         self.truths += other.truths
 
+    def per_class(self) -> list[dict[str, float]]:
+        """objects: how many there are to find. AP, AP50, AP75: of this class alone, left out where it has none."""
+        return [self._of_class(label) for label in range(self.num_classes)]
+
+    def _of_class(self, label: int) -> dict[str, float]:
+        pairs = [
+            (p[p.labels == label], t[t.labels == label]) for p, t in zip(self.predictions, self.truths, strict=True)
+        ]
+        pairs = [(p, t) for p, t in pairs if len(p) or len(t)]
+        objects = sum(int((~excluded(truth)).sum()) for _, truth in pairs)
+        if not objects:
+            return {"objects": 0}
+        figures = coco_map([p for p, _ in pairs], [t for _, t in pairs], self.num_classes)
+        return {"objects": objects, **{name: figures[name] for name in ("AP", "AP50", "AP75")}}
+
     def compute(self) -> dict[str, float]:
         figures = coco_map(self.predictions, self.truths, self.num_classes)
         return {name.replace("AP", "mAP"): value for name, value in figures.items() if value >= 0}
+
+
+def excluded(objects: Objects) -> Tensor:
+    """(N,) bool: which objects no detection has to find: crowds, and those too difficult."""
+    flags = [flags for flags in (objects.crowd, objects.ignored) if flags is not None]
+    return torch.stack([torch.zeros_like(objects.labels, dtype=torch.bool), *flags]).any(0)
 
 
 def _slim(objects: Objects) -> Objects:

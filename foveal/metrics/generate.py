@@ -36,6 +36,7 @@ class GenerateEvaluator(LossEvaluator):
         self.sample = sample or self._sample
         self.generator = torch.Generator().manual_seed(seed)
         self.real: list[Tensor] = []
+        self.agreements: list[dict[str, float]] = []
 
     def update(self, system: Any, batch: Batch, truths: Sequence[Any]) -> None:
         super().update(system, batch, truths)
@@ -55,6 +56,10 @@ class GenerateEvaluator(LossEvaluator):
             figures |= self._judged()
         return figures
 
+    def per_class(self) -> list[dict[str, float]]:
+        """Of a conditional system with a judge, after `compute`: images, how many were made of a class; agreement."""
+        return self.agreements
+
     def _judged(self) -> dict[str, float]:
         """The figures of made images."""
         features, answers = [], []
@@ -72,7 +77,14 @@ class GenerateEvaluator(LossEvaluator):
         figures["diversity"] = float(torch.special.entr(named.mean(0)).sum()) / math.log(named.shape[1])
         if asked and set(asked) <= set(self.judge.labels):
             index = torch.tensor([self.judge.index(label) for label in asked])
-            figures["agreement"] = float(named.gather(1, index[:, None]).mean())
+            agreement = named.gather(1, index[:, None])[:, 0]
+            figures["agreement"] = float(agreement.mean())
+            # Classes take turns, so that those of each stand len(labels) apart.
+            own = [agreement[number :: len(self.system.labels)] for number in range(len(self.system.labels))]
+            self.agreements = [
+                {"images": len(values), **({"agreement": float(values.mean())} if len(values) else {})}
+                for values in own
+            ]
         return figures
 
     def _sample(self, n: int, generator: torch.Generator, labels: Sequence[str] | None) -> Tensor:

@@ -44,6 +44,9 @@ class LossEvaluator:
         self.count += other.count
         self.codes = self.codes + other.codes
 
+    def per_class(self) -> list[dict[str, float]]:
+        return []
+
     def compute(self) -> dict[str, float]:
         figures = {name: total / self.count for name, total in self.sums.items()}
         if isinstance(self.codes, Tensor):

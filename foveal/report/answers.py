@@ -1,5 +1,6 @@
 """How predictions are told: as JSON, as a row of a table, in pictures and files; in `TASKS`, once for each task."""
 
+import os
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from foveal.catalog import trained
 from foveal.data.dataset import Dataset
+from foveal.data.foreign import as_image
 from foveal.data.image import write_image
 from foveal.data.writers import write_json, write_predictions
 from foveal.detect.labels import COCO, COCO_IDS
@@ -135,6 +138,35 @@ class Found:
 TASKS: dict[str, type[Answers]] = {"classify": Labels, "detect": Found}
 
 
+def predict(
+    run_or_system: Any, images: Any, *, top: int | None = None, threshold: float | None = None
+) -> list[dict[str, Any]]:
+    """What images show, in class names: one entry an image, the same as in the JSON of `foveal predict`. To classify
+    {"image", "label", "score", "top": [{"label", "score"}, ...]}, to detect {"image", "objects": [{"label", "score",
+    "box": [x1, y1, x2, y2] in pixels}, ...]}.
+
+    run_or_system: a system; or a run, a checkpoint, or a name with packaged weights.
+    images:        one or a list: paths, PIL images, arrays (H, W, 3), tensors (3, H, W). "image" is the path, else the
+                   place in the list.
+    top:           how many classes an entry has, default 3. threshold: the least score of an object, default 0.5.
+
+    Raises InputError for a system or task without answers, an image that cannot be read, and an option without effect.
+    """
+    system = (
+        run_or_system
+        if isinstance(run_or_system, System)
+        else trained(getattr(run_or_system, "directory", run_or_system))
+    )
+    told = answers(system, None, {"top": top, "threshold": threshold})
+    several = isinstance(images, list | tuple) or (hasattr(images, "ndim") and images.ndim == 4)
+    entries = []
+    for place, given in enumerate(images if several else [images]):
+        name = os.fspath(given) if isinstance(given, str | os.PathLike) else str(place)
+        image = as_image(given)
+        entries.append(told.take(name, image, system.predict(image)[0]))
+    return entries
+
+
 def answers(system: System, folder: Path | None, settings: dict[str, Any]) -> Answers:
     """What tells the answers of a system. settings: the options that only some tasks have, None where one was not set.
 
@@ -188,13 +220,6 @@ def save_objects(
     classes = [{"id": number, "name": label} for number, label in zip(numbers, labels, strict=True)]
     write_json(folder / "image_info.json", {"images": images, "annotations": [], "categories": classes})
     return path
-
-
-def check_saved(system: System) -> None:
-    """InputError where what was measured of a system cannot be saved as predictions."""
-    if system.task != "detect":
-        name = system.name or type(system).__name__
-        raise InputError(f"out has no effect: {name} is a system to {system.task}; predict saves its answers")
 
 
 def save_measured(

@@ -11,6 +11,7 @@ import torch
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.explain.explanation import explain
+from foveal.metrics.classify import class_figures
 from foveal.report.draw import overlay, small
 from foveal.report.parts import Html, join, note, number, picture, scroll, table, tag
 from foveal.system import System, evaluating
@@ -136,10 +137,8 @@ def _matrix(pairs: dict[tuple[int, int], int], labels: tuple[str, ...]) -> Html:
 
 def _classes(answers: Answers, labels: tuple[str, ...]) -> Html:
     count = len(labels)
-    correct = answers.truth[answers.truth == answers.predicted]
-    present, predicted, right = (
-        np.bincount(indices, minlength=count).tolist() for indices in (answers.truth, answers.predicted, correct)
-    )
+    figures = class_figures(torch.from_numpy(answers.truth), torch.from_numpy(answers.predicted), count)
+    present, predicted, right = ([int(row[name]) for row in figures] for name in ("images", "predicted", "correct"))
     order = list(range(count))
     said = (
         "Recall: the share of a class's images that are predicted to be of it. Precision: the share of the images "
@@ -153,7 +152,7 @@ def _classes(answers: Answers, labels: tuple[str, ...]) -> Html:
     rows = [
         (labels[c], f"{present[c]:,}", *_share(right[c], present[c]), *_share(right[c], predicted[c])) for c in order
     ]
-    total = _share(len(correct), len(answers.items))
+    total = _share(sum(right), len(answers.items))
     accuracy = tag("p", "All images: accuracy ", tag("b", total[0]), ", 95 % interval ", total[1], ".")
     headings = ("class", "images", "recall", "95 % interval", "", "precision", "95 % interval", "")
     return join([note(said), accuracy, table(headings, rows, title="Classes", numbers=(1, 2, 3, 5, 6))])

@@ -12,7 +12,7 @@ import torch
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.explain.explanation import explain
-from foveal.metrics.detect import DetectEvaluator, coco_map, matched, precision_recall
+from foveal.metrics.detect import DetectEvaluator, matched, precision_recall
 from foveal.metrics.detection_errors import errors
 from foveal.report.boxes import Mark, draw_marks
 from foveal.report.draw import overlay, small
@@ -50,6 +50,7 @@ class Detections:
     truths: list[Objects]
     labels: tuple[str, ...]
     figures: dict[str, float]
+    classes: list[dict[str, float]]
 
     @cached_property
     def told(self) -> "Told":
@@ -59,14 +60,6 @@ class Detections:
         asked = ~(truths.crowd | truths.ignored)
         is_found = np.isin(np.arange(len(truths)), of)
         return Told(found, truths, of < 0, asked & ~is_found)
-
-    def of_class(self, label: int) -> tuple[list[Objects], list[Objects]]:
-        """Predictions and truths of one class, of the images that have any."""
-        pairs = [
-            (p[p.labels == label], t[t.labels == label]) for p, t in zip(self.predictions, self.truths, strict=True)
-        ]
-        kept = [(p, t) for p, t in pairs if len(p) or len(t)]
-        return [p for p, _ in kept], [t for _, t in kept]
 
 
 @dataclass(frozen=True)
@@ -107,7 +100,9 @@ def detect(system: System, view: Dataset, batch_size: int, workers: int | None) 
     collected = measured.evaluator
     assert isinstance(collected, DetectEvaluator)
     items = [item for item in range(len(view)) if view.name(item) not in loader.unreadable]
-    return Detections(items, collected.predictions, collected.truths, system.labels, measured.values)
+    return Detections(
+        items, collected.predictions, collected.truths, system.labels, measured.values, collected.per_class()
+    )
 
 
 def _found(seen: Detections) -> Html:
@@ -210,11 +205,11 @@ def _chart(name: str, curve: Any) -> Html:
 def _classes(seen: Detections) -> Html:
     told, rows = seen.told, []
     for label, name in enumerate(seen.labels):
-        objects = _asked(seen, label)
+        figures = seen.classes[label]
+        objects = int(figures["objects"])
         if not objects:
             rows.append((math.inf, (name, "0", "-", "-", "", "-", "-")))
             continue
-        figures = coco_map(*seen.of_class(label), len(seen.labels))
         found = objects - int((told.missed & (told.truths.label == label)).sum())
         wrong = int((told.wrong & (told.found.label == label)).sum())
         bar = f"--low:0%;--high:{100 * figures['AP50']:.1f}%;--at:{100 * figures['AP50']:.1f}%"

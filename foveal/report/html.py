@@ -45,8 +45,8 @@ def write_report(run: str | PathLike[str], dataset: Dataset, system: System | No
     directory = Path(run)
     record, events = read_record(directory), read_metrics(directory / "metrics.jsonl")
     system = load(directory) if system is None else system
-    page = _page(directory, record, events, dataset, system)
-    write_text(directory / "report.html", page)
+    dataset = dataset.drawn_by(record["data"].get("split_by"))
+    write_text(directory / "report.html", _page(directory, record, events, dataset, system))
     return directory / "report.html"
 
 
@@ -63,35 +63,41 @@ def _page(
         *generate.over_time(directory),
         *_of_task(record, dataset, system),
         *_signals(record, dataset, system),
-        ("Unreadable files", _unreadable(record["unreadable"])),
+        ("Unreadable files", unreadable_files(record["unreadable"])),
         ("Configuration", _configuration(record)),
         ("Cost", _made(lambda: _cost(system))),
         ("Environment", facts({key: plain(value) for key, value in record["environment"].items()})),
     ]
-    places = [title.lower().replace(" ", "-") for title, _ in sections]
-    links = [tag("a", title, href=f"#{place}") for place, (title, _) in zip(places, sections, strict=True)]
+    heading = _headline(directory, record, history, again, best, name)
+    return page(f"{name} on {source}: a run of foveal", heading, sections, record["foveal"])
+
+
+def page(title: str, heading: list[Html], sections: list[Section], version: str) -> str:
+    """A whole page: its heading, links to its sections, the sections, and the version of foveal at its foot."""
+    places = [name.lower().replace(" ", "-") for name, _ in sections]
+    links = [tag("a", name, href=f"#{place}") for place, (name, _) in zip(places, sections, strict=True)]
     head = tag(
         "head",
         void("meta", charset="utf-8"),
         void("meta", http_equiv="Content-Security-Policy", content=POLICY),
         void("meta", name="viewport", content="width=device-width, initial-scale=1"),
         void("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{name} on {source}: a run of foveal"),
+        tag("title", title),
         void("link", rel="icon", href="data:,"),
         tag("style", Html(Path(__file__).with_name("report.css").read_text("utf-8"))),
     )
     shown = [
-        tag("section", tag("h2", title), part, id=place) for place, (title, part) in zip(places, sections, strict=True)
+        tag("section", tag("h2", name), part, id=place) for place, (name, part) in zip(places, sections, strict=True)
     ]
     body = tag(
         "body",
         tag(
             "header",
-            *_headline(directory, record, history, again, best, name),
+            *heading,
             tag("nav", *links, aria_label="Sections"),
         ),
         tag("main", *shown),
-        tag("footer", f"foveal {record['foveal']}"),
+        tag("footer", f"foveal {version}"),
     )
     return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
 
@@ -214,7 +220,7 @@ def _signals(record: Mapping[str, Any], dataset: Dataset, system: System) -> lis
     return [("Signals by depth", _made(lambda: signals.section(system, view, config["seed"], config["workers"])))]
 
 
-def _unreadable(reasons: Mapping[str, str]) -> Html:
+def unreadable_files(reasons: Mapping[str, str]) -> Html:
     if not reasons:
         return note("Every image that was asked for could be read.")
     rows = [(name, reason.removeprefix(f"cannot read {name}: ")) for name, reason in reasons.items()]

@@ -16,6 +16,8 @@ from foveal.report.html import write_report
 from foveal.system import System
 from foveal.train import loop
 from foveal.train.config import TrainConfig
+from foveal.train.origin import origin
+from foveal.train.record import resumed
 from foveal.train.run import Run
 from foveal.train.stopping import Interrupted
 
@@ -23,8 +25,7 @@ from foveal.train.stopping import Interrupted
 def train(system: System, dataset: Any, config: TrainConfig | None = None) -> Run:
     """Train a system on the train split, choose the best epoch by the val split, leave a run directory with a report.
 
-    dataset: one of `load_dataset`; or a torch Dataset of pairs (image, number of its class), split by content.
-
+    dataset: one of `load_dataset`; or a torch Dataset of pairs (image, number of its class), split by `draw_splits`.
 
     A system with its own `fit` learns by that, in one epoch; the others by the gradient of their `loss`.
     With `refit` there follows what a run would be from the same start, on the train and val splits as one train split,
@@ -46,8 +47,9 @@ def train(system: System, dataset: Any, config: TrainConfig | None = None) -> Ru
     config = TrainConfig() if config is None else config
     if not isinstance(config, TrainConfig):
         raise InputError(f"config is a foveal.TrainConfig, not a {type(config).__name__}: write TrainConfig(epochs=3)")
-    dataset = as_dataset(dataset, system.labels)
+    dataset = resumed(as_dataset(dataset, system.labels), config)
     system.class_ids = dict(dataset.ids_of_classes)
+    system.trained_on = origin(dataset)
     try:
         run = loop.train(system, dataset, config)
     except (InputError, Interrupted) as end:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from foveal.catalog import trained, variant
-from foveal.data.dataset import Dataset
+from foveal.data.dataset import ALL, Dataset
 from foveal.data.foreign import as_dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
@@ -19,6 +19,7 @@ from foveal.errors import InputError
 from foveal.metrics import THOROUGH, Evaluator, evaluator, thorough_evaluator
 from foveal.system import System, evaluating
 from foveal.train.distributed import ALONE, Ranks
+from foveal.train.origin import measured_view
 from foveal.train.parallel import Whole
 from foveal.weights.packages import PACKAGED, available
 
@@ -31,7 +32,9 @@ def evaluate(
     workers: int | None = None,
     judge: System | str | None = None,
 ) -> dict[str, float]:
-    """The figures of the system's task, by name, on the view that `dataset` is (its test split, else val, else all).
+    """The figures of the system's task, by name, on the view that `dataset` is: `dataset.select("test")`, or "all". Of
+    a whole data set the test split, else val, else all; but of data that is not the system's training data, and that
+    names no splits, all images (train/origin.py), as the command does.
 
     Size, normalisation and class order are the system's own; images that do not decode are left out.
 
@@ -41,7 +44,7 @@ def evaluate(
     Raises InputError for data of another task, with classes that the system does not know, or with nothing to measure.
     """
     dataset = as_dataset(dataset, system.labels)
-    loader = evaluation_loader(system, dataset.evaluation_split(), batch_size, workers)
+    loader = evaluation_loader(system, measured_view(system, dataset).dataset, batch_size, workers)
     check_truths(system, loader.dataset)
     return measure(system, loader, evaluators=judged(system, dataset, judge)).values
 
@@ -138,7 +141,7 @@ def check_truths(system: System, dataset: Dataset) -> None:
     """InputError where no figure can be computed on a view: of a detector, where no image shows an object."""
     judge = evaluator(system)
     if not any(judge.asks(dataset.target(index)) for index in range(len(dataset))):
-        which = f"the {dataset.split} split" if dataset.split else "it"
+        which = "it" if dataset.split in (None, ALL) else f"the {dataset.split} split"
         raise InputError(
             f"{dataset.source}: no image of {which} shows an object to be found, which {system.task} is measured by: "
             "put images with objects there, or leave it out"

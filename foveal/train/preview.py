@@ -2,13 +2,15 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from foveal.errors import few
+from foveal.data.dataset import Counted, Dataset
+from foveal.data.splits import absent_notes
 from foveal.structures import Batch
 from foveal.system import wait
 from foveal.train.depth import learning
@@ -34,8 +36,7 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     lines = [f"{line}, {len(loader.dataset):,} training and {val_images:,} validation images"]
     if left := loader.unused:
         lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
-    if absent := loader.dataset.absent_classes():
-        lines.append(f"no training image shows {few(absent, 5)}")
+    lines += _absent(loader.dataset)
     if augment.teacher:
         way = config.distill if config.distill == "hard" else f"{config.distill}, temperature {config.temperature:g}"
         lines.append(f"taught by {augment.teacher.said} ({way}), with {config.distill_weight:g} of the loss")
@@ -79,6 +80,15 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     again = " and as many of the refit" if len(phases) > 1 else ""
     lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again} if the images come as fast")
     return lines
+
+
+def _absent(view: Dataset) -> list[str]:
+    """Which classes a split lacks, of the data that a view shows a part of."""
+    whole = replace(view, split=None, items=None)
+    if not isinstance(view.targets, Counted):
+        return []
+    counts = {split: whole.select(split).class_counts() for split in whole.split_counts()}
+    return absent_notes(counts, "object" if view.task == "detect" else "image", 5)
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:

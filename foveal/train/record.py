@@ -23,9 +23,9 @@ from foveal.train.defaults import Start
 from foveal.train.schema import Between, Count, check
 from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
+from foveal.weights.saved import LIMIT
 
 VERSION = re.compile(r"[0-9]+\.[0-9]+.*")
-LIMIT = 2**28  # bytes of run.json, which lists unreadable images, or of metrics.jsonl
 REPAIR = "put it right, or start a new run"
 
 Phase = Literal["train", "refit"]
@@ -37,6 +37,7 @@ class Data(TypedDict):
     source: str
     labels: list[str]
     splits: dict[str, Count]
+    split_by: NotRequired[str]
 
 
 class Taught(TypedDict):
@@ -181,7 +182,12 @@ def new_record(
         "name": system.name,
         "task": system.task,
         "status": "running",
-        "data": {"source": dataset.source, "labels": list(dataset.labels), "splits": dataset.split_counts()},
+        "data": {
+            "source": dataset.source,
+            "labels": list(dataset.labels),
+            "splits": dataset.split_counts(),
+            "split_by": dataset.drawn.rule if dataset.drawn else "data",
+        },
         "started_from": system.started_from,
         "variant": described["variant"],
         "preprocess": described["preprocess"],
@@ -260,6 +266,14 @@ def read_record(directory: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{directory / 'run.json'}: {error}; {REPAIR}") from None
     return record
+
+
+def resumed(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """The data as the run to resume has split it, where there is one."""
+    if not config.resume or not config.out or not (Path(config.out) / "run.json").is_file():
+        return dataset
+    data = read_own_record(Path(config.out))["data"]
+    return dataset.drawn_by(data.get("split_by") if isinstance(data, dict) else None)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,7 +253,8 @@ class Run:
         self.ranks.once(partial(prune, self.directory, [epoch for _, epoch in state.progress.kept]))
 
     def _save(self, which: str, header: dict[str, Any], state: State, tensors: dict[str, torch.Tensor]) -> None:
-        header = {**checkpoint.describe(self.system), "config": self.record["config"], **header}
+        described = {**checkpoint.describe(self.system), "trained_on": self.system.trained_on}
+        header = {**described, "config": self.record["config"], **header}
         whole = state.parallel.collect({**state.system.state_dict(), **tensors})
         self.ranks.once(partial(checkpoint.save, self.directory / f"{which}.safetensors", header, whole))
 

@@ -16,8 +16,10 @@ from torch import Tensor
 
 import foveal
 from foveal.errors import InputError
+from foveal.filesystem import read_text
 
 FORMAT = 1
+LIMIT = 2**28  # bytes of run.json, which lists unreadable images, or of metrics.jsonl
 TRAIN = "train/"  # begins the names of what is kept for going on with the training
 
 
@@ -81,6 +83,19 @@ def find(run_or_file: str | PathLike[str], prefer: str = "best") -> Path:
         if choice.is_file():
             return choice
     raise InputError(f"{path} has no best.safetensors or last.safetensors: it is not a run, or nothing was saved yet")
+
+
+def trained_on(checkpoint: Checkpoint) -> dict[str, str]:
+    """What the checkpoint records of its training data; of an older one the source that run.json beside it names; empty
+    where neither says."""
+    try:
+        known = checkpoint.header.get("trained_on")
+        if known is None:
+            record = json.loads(read_text(checkpoint.path.parent / "run.json", LIMIT))
+            known = {"source": record["data"]["source"]}
+        return {name: value for name, value in known.items() if isinstance(value, str)}
+    except (InputError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def restore(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

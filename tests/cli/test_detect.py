@@ -242,7 +242,4 @@ def test_words_that_have_no_effect(
     for verb in ("predict", "evaluate", "explain"):
         monkeypatch.setattr(f"foveal.cli.{verb}.find_system", lambda *words, **settings: foveal.create("lenet"))
     assert "threshold has no effect: lenet is a system to classify" in fails("predict", "x", one, "--threshold", 0.3)
-    assert "out has no effect: lenet is a system to classify" in fails(
-        "evaluate", "x", "--data", "digits", "--out", tmp_path / "out"
-    )
     assert "object has no effect: lenet" in fails("explain", "x", one, "--object", 1)

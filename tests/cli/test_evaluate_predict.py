@@ -78,6 +78,45 @@ def test_evaluate(works: Callable[..., Answer], shared_images: Path, shared_run:
     assert f"accuracy\t{document['metrics']['accuracy']:.4f}" in lines
 
 
+def test_evaluate_other_data_whole_with_each_class_and_a_report(
+    works: Callable[..., Answer], images: Path, shared_run: Path, tmp_path: Path
+) -> None:
+    (images / "zero/0.jpg").unlink()  # no longer the images of the run, nor its folder
+    words = ("evaluate", shared_run, "--data", images)
+    document = works(*words, "--json", "--out", tmp_path / "out").document()
+    reason = f"all images: {images} is not the data that the system was trained on"
+    assert (document["split"], document["images"], document["images_in_data"]) == ("all", 59, 59)
+    assert document["measured"] == reason
+    predicted = works("predict", shared_run, *sorted(images.iterdir()), "--json").document()["predictions"]
+    for label, figures in document["classes"].items():
+        own = [row["label"] for row in predicted if Path(row["image"]).parent.name == label]
+        assert figures["images"] == len(own)
+        assert figures["recall"] == pytest.approx(own.count(label) / len(own))
+        assert figures["predicted"] == sum(row["label"] == label for row in predicted)
+    page = Path(document["report"]).read_text("utf-8")
+    assert document["report"] == str(tmp_path / "out/evaluation.html")
+    assert all(part in page for part in ("Confusion matrix", "95 % interval", f"59 of 59 images: {reason}"))
+    answer = works(*words)
+    assert f"foveal: 59 of 59 images: {reason}\n" in answer.err
+    figures = document["classes"]["two"]
+    cells = [figures["images"], figures["predicted"], figures["correct"]]
+    shown = "\t".join(["two", *map(str, cells), f"{figures['recall']:.4f}", f"{figures['precision']:.4f}"])
+    assert shown in answer.out.splitlines()
+
+
+def test_the_library_predicts_what_the_command_does(
+    works: Callable[..., Answer], shared_images: Path, shared_run: Path
+) -> None:
+    paths = sorted((shared_images / "one").iterdir())[:3]
+    told = works("predict", shared_run, *paths, "--top", 2, "--json").document()["predictions"]
+    assert foveal.predict(shared_run, paths, top=2) == told
+    system = foveal.load(shared_run)
+    assert foveal.predict(system, str(paths[0]), top=2) == told[:1]
+    assert foveal.predict(system, [read_image(paths[0])], top=2) == [{**told[0], "image": "0"}]
+    with pytest.raises(foveal.InputError, match="threshold has no effect"):
+        foveal.predict(system, paths, threshold=0.1)
+
+
 @pytest.mark.parametrize("which", ["best.safetensors", "last.safetensors"])
 def test_evaluate_a_checkpoint(works: Callable[..., Answer], shared_images: Path, shared_run: Path, which: str) -> None:
     document = works("evaluate", shared_run / which, "--data", shared_images, "--split", "val", "--json").document()

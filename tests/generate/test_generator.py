@@ -9,7 +9,7 @@ from foveal.data.tiles import tiles, write_film
 from foveal.generate.generator import Generator, GeneratorSpec
 from foveal.metrics import GenerateEvaluator
 from foveal.report.html import write_report
-from foveal.structures import Batch
+from foveal.structures import Batch, Label
 from foveal.train.config import TrainConfig
 from tests.data.test_pretext import pictures
 from tests.generate.toys import Means
@@ -101,6 +101,26 @@ def test_images_that_are_the_real_ones() -> None:
         figures = evaluator.compute()
     assert abs(figures["frechet"]) < 1e-3
     assert (figures["precision"], figures["recall"]) == (1, 1)
+
+
+def test_agreement_of_each_class() -> None:
+    data = small_digits().select("train")
+    image = {label: data.image(next(i for i in range(len(data)) if data.target(i).label == n)).float() / 255
+             for n, label in enumerate(DIGITS)}  # fmt: skip
+    image["9"] = image["0"]  # a system that makes zeros for nines
+    judge = foveal.create("lenet", weights="package")
+    made = lambda n, generator, labels: torch.stack([image[label] for label in labels])  # noqa: E731
+    evaluator = GenerateEvaluator(Means(DIGITS), judge, made)
+    assert evaluator.per_class() == []
+    real, none = torch.stack(list(image.values())).repeat(2, 1, 1, 1)[:15], torch.zeros(15)
+    with torch.no_grad():
+        targets = tuple(Label(torch.tensor(n % 10)) for n in range(15))
+        evaluator.update(Means(DIGITS), Batch(real, targets, none, none, none), [])
+        figures, rows = evaluator.compute(), evaluator.per_class()
+    assert [row["images"] for row in rows] == [2] * 5 + [1] * 5
+    assert rows[9]["agreement"] < 0.1 < 0.5 < rows[0]["agreement"]
+    mean = sum(row["images"] * row["agreement"] for row in rows) / 15
+    assert figures["agreement"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_samples_on_the_way(tmp_path: Path) -> None:

@@ -323,3 +323,21 @@ def test_curves_tell_the_average_precision() -> None:
         assert all(
             not len(curve.recall) for c, curve in enumerate(precision_recall(*random_set(seed))) if c not in asked
         )
+
+
+def test_figures_of_each_class_are_those_of_it_alone() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
+    truth = Objects(boxes, torch.tensor([0, 1, 3]), ignored=torch.tensor([False, False, True]))
+    # Class 0 is found, class 1 by a box of half its area, class 2 is only predicted, class 3 is not asked for.
+    found = boxes.clone()
+    found[1, 3] = 30.1
+    collected = DetectEvaluator(4)
+    collected.predictions = [Objects(found, torch.tensor([0, 1, 2]), scores=torch.tensor([0.9, 0.8, 0.7]))]
+    collected.truths = [truth]
+    assert collected.per_class() == [
+        {"objects": 1, "AP": 1.0, "AP50": 1.0, "AP75": 1.0},
+        {"objects": 1, "AP": pytest.approx(0.1), "AP50": 1.0, "AP75": 0.0},
+        {"objects": 0},
+        {"objects": 0},
+    ]
+    assert collected.compute()["mAP50"] == 1.0

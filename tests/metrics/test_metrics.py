@@ -3,7 +3,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_score,
+    recall_score,
+    top_k_accuracy_score,
+)
 
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.metrics.loss import LossEvaluator
@@ -51,6 +58,21 @@ def test_classification_figures_are_scikit_learns() -> None:
         assert figures["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(truth, predicted))
     assert np.array_equal(evaluator.confusion, confusion_matrix(truth, predicted, labels=np.arange(8)))
     assert figures["loss"] == pytest.approx(float(scores.mean() + scores.square().mean()), rel=1e-5)
+
+
+def test_figures_of_each_class_are_scikit_learns() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores, truth = torch.randn(50, 8, generator=draw), torch.randint(0, 7, (50,), generator=draw)  # class 7 is absent
+    scores[:, 6] -= 100  # and class 6 never predicted
+    evaluator = ClassifyEvaluator(8)
+    for batch, labels in batches(scores, truth):
+        evaluator.update(Fixed(), batch, labels)
+    rows, predicted = evaluator.per_class(), scores.argmax(1)
+    recalls = recall_score(truth, predicted, labels=range(7), average=None)
+    assert [row["recall"] for row in rows[:7]] == pytest.approx(recalls.tolist())
+    precisions = precision_score(truth, predicted, labels=range(6), average=None)
+    assert [row["precision"] for row in rows[:6]] == pytest.approx(precisions.tolist())
+    assert ("precision" in rows[6], "recall" in rows[7], rows[7]["images"]) == (False, False, 0)
 
 
 def test_few_classes_have_no_top5() -> None:
