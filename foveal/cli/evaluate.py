@@ -3,11 +3,12 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.progress import Bar
 
 
 @dataclass
@@ -38,15 +39,23 @@ class Evaluate(Published):
     """Processes that read images."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
+    memory: Literal["check", "ignore"] = "check"
+    """check: refuse to start where the memory that is estimated is not there; ignore: start all the same."""
     json: bool = False
     """One JSON document on stdout."""
 
 
 def run(words: list[str]) -> None:
     options = parse(Evaluate, "evaluate", words)
+    with Bar(f"loading {options.system}") as bar:
+        _evaluate(options, bar)
+
+
+def _evaluate(options: Evaluate, bar: Bar) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
+    from foveal.memory import check_answering
     from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
 
     if options.judge_weights and not options.judge:
@@ -59,13 +68,17 @@ def run(words: list[str]) -> None:
         from foveal.report.answers import check_saved
 
         check_saved(system)
+    bar.stage(f"reading {options.data}")
     dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     judge = None
     if options.judge:
         judge = find_system(options.judge, options.judge_weights, device=options.device, flag="--judge-weights")
-    measured = measure(system, loader, evaluators=judged(system, dataset, judge))
+    if options.memory == "check":
+        for line in check_answering(system, loader.batch_size):
+            bar.say(f"foveal: {line}")
+    measured = measure(system, loader, evaluators=judged(system, dataset, judge), bar=bar)
     document = {
         "system": options.system,
         "data": options.data,
@@ -85,4 +98,5 @@ def run(words: list[str]) -> None:
         path = save_measured(Path(options.out), found.predictions, loader.dataset, items, system)
         document["predictions"] = str(path)
         lines.append(f"written: {document['predictions']}")
+    bar.close()
     answer(document, options.json, "\n".join(lines))
