@@ -89,8 +89,10 @@ def answering_bytes(found: Cost) -> int:
 
 
 def size_of(count: int) -> str:
-    """1.2 GiB or 34 MiB."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.0f} MiB"
+    """1.2 GiB, 34 MiB or 5 KiB."""
+    if count >= 2**30:
+        return f"{count / 2**30:.1f} GiB"
+    return f"{count / 2**20:.0f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
 def _of_machine(root: Path) -> int | None:

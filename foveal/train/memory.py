@@ -17,7 +17,8 @@ from foveal.train.state import State
 from foveal.train.step import gradient
 
 # Growth of the resident memory in two steps on a CPU, less gradients and optimizer, by the saved activations: 1.7 with
-# resnet18 (16 images of 224 x 224), 1.5 with vit_nano (256 of 16 x 16), 1.5 with retinanet_nano (16 of 96 x 96).
+# resnet18 (16 images of 224 x 224), 1.5 with vit_nano (256 of 16 x 16), 1.5 with retinanet_nano (16 of 96 x 96). Where
+# maps have few channels the estimate is low, since convolutions copy them: 3.0 with lenet (1024 of 32 x 32).
 WORKING = 0.5
 # How many tensors an optimizer keeps for each parameter; L-BFGS a history of 100 pairs.
 OPTIMIZER_TENSORS = {"sgd": 1, "adagrad": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lbfgs": 200}
