@@ -14,6 +14,7 @@ from foveal.filesystem import read_text
 from foveal.system import System
 
 TIGHT = 0.8  # of the memory available, from which on a line warns
+MOST = 2**16  # bytes of a file in /proc and /sys
 OVERRIDE = "--memory ignore starts all the same"
 
 
@@ -143,5 +144,5 @@ def _number(text: str) -> int | None:
 
 def _read(path: Path) -> str:
     with contextlib.suppress(InputError):
-        return read_text(path)
+        return read_text(path, MOST)  # the buffer of a read is as large as its limit
     return ""
