@@ -1,6 +1,7 @@
 """The command `foveal`: one file a verb. This one finds the verb and turns errors into one line and an exit code."""
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -42,8 +43,9 @@ def entry() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit code: 0, 2 for bad input and for what cannot go on, 130 after Ctrl-C. Output that
-    nobody reads, closed or cut off as by `| head`, changes nothing in it."""
+    """Run one command line; the exit code: 0, 2 for bad input and for what cannot go on, 130 after Ctrl-C, 143 after
+    SIGTERM, 129 after the terminal has closed. Output that nobody reads, closed or cut off as by `| head`, changes
+    nothing in it."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name can be what no terminal can show
     try:
@@ -53,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return _fail(2, str(error))
     except KeyboardInterrupt as stop:
-        return _fail(130, str(stop) or "stopped")
+        return _fail(getattr(stop, "exit_code", 130), str(stop) or "stopped")
     except OSError as error:
         drop_output()
-        if isinstance(error, BrokenPipeError):  # the reader of a help text has left
+        if nobody_reads(error):  # as of a help text
             return 0
         return _fail(2, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (MemoryError, RuntimeError) as error:
@@ -83,6 +85,11 @@ def _run(words: Sequence[str]) -> int:
     else:
         raise InputError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
     return 0
+
+
+def nobody_reads(error: OSError) -> bool:
+    """Whether output could not be written because its reader has left: the end of a pipe, or a terminal."""
+    return isinstance(error, BrokenPipeError) or (error.errno == errno.EIO and error.filename is None)
 
 
 def drop_output() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from foveal.cli.common import answer, one_line, parse, table
+from foveal.progress import Bar
 
 
 @dataclass
@@ -23,9 +24,10 @@ class Check:
 
 def run(words: list[str]) -> int:
     options = parse(Check, "check", words)
-    from foveal.data.check import check_source
+    with Bar(f"reading {options.data}") as bar:
+        from foveal.data.check import check_source
 
-    found = check_source(options.data)
+        found = check_source(options.data, bar)
     lines = [table(*found.table())] if found.counts else []
     for title, items in found.groups():
         lines += [f"{title} ({len(items)}):", *(f"  {one_line(item)}" for item in items)] if items else []

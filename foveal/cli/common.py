@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from foveal.catalog import ENTRIES
-from foveal.cli import drop_output
+from foveal.cli import drop_output, nobody_reads
 from foveal.errors import InputError, one_line
 
 Arguments = TypeVar("Arguments")
@@ -122,7 +122,9 @@ def answer(document: dict[str, Any], as_json: bool, text: str) -> None:
     if as_json or text:
         try:
             print(json.dumps(document, indent=1) if as_json else _safe(text), flush=True)
-        except BrokenPipeError:
+        except OSError as error:
+            if not nobody_reads(error):
+                raise
             drop_output()
 
 

@@ -4,11 +4,12 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.progress import Bar
 
 MOST_CLASSES = 100  # in the table for the screen
 
@@ -43,15 +44,23 @@ class Evaluate(Published):
     """Processes that read images."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
+    memory: Literal["check", "ignore"] = "check"
+    """check: refuse to start where the memory that is estimated is not there; ignore: start all the same."""
     json: bool = False
     """One JSON document on stdout."""
 
 
 def run(words: list[str]) -> None:
     options = parse(Evaluate, "evaluate", words)
+    with Bar(f"loading {options.system}") as bar:
+        _evaluate(options, bar)
+
+
+def _evaluate(options: Evaluate, bar: Bar) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
+    from foveal.memory import check_answering
     from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
     from foveal.train.origin import OTHER, measured_view
 
@@ -63,6 +72,7 @@ def run(words: list[str]) -> None:
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     if not Path(options.system).exists():  # published weights, which no run here has trained
         system.trained_on = OTHER
+    bar.stage(f"reading {options.data}")
     data = load_dataset(options.data, system.task)
     dataset, reason = measured_view(system, data, options.split)
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
@@ -70,7 +80,10 @@ def run(words: list[str]) -> None:
     judge = None
     if options.judge:
         judge = find_system(options.judge, options.judge_weights, device=options.device, flag="--judge-weights")
-    measured = measure(system, loader, evaluators=judged(system, dataset, judge))
+    if options.memory == "check":
+        for line in check_answering(system, loader.batch_size):
+            bar.say(f"foveal: {line}")
+    measured = measure(system, loader, evaluators=judged(system, dataset, judge), bar=bar)
     classes = dict(zip(system.labels, measured.evaluator.per_class(), strict=False))
     count = len(dataset) - len(loader.unreadable)
     described = f"{count:,} of {len(data):,} images: {reason}"
@@ -106,6 +119,7 @@ def run(words: list[str]) -> None:
         )
         document["report"] = str(page)
         lines.append(f"written: {page}")
+    bar.close()
     if not options.json:
         sys.stderr.write(f"foveal: {one_line(described)}\n")
     answer(document, options.json, "\n".join(lines))

@@ -11,6 +11,7 @@ from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_
 from foveal.cli.weights import Published
 from foveal.errors import InputError
 from foveal.filesystem import check_output
+from foveal.progress import Bar
 
 
 @dataclass
@@ -54,7 +55,6 @@ def run(words: list[str]) -> None:
     from foveal.data.image import read_image
     from foveal.explain.explanation import explain, find_method
     from foveal.report.draw import save_explanation
-    from foveal.train.screen import Bar
 
     own = {"layer": options.layer, "window": options.window, "stride": options.stride}
     settings: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
@@ -71,9 +71,9 @@ def run(words: list[str]) -> None:
         check_output(path, [Path(options.image)])
     image = read_image(options.image)
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
-    with Bar() as bar:
-        found = explain(system, image, options.method, options.target, options.object, bar.show, **settings)
-        curves = found.curves(options.steps, watch=bar.show)
+    with Bar(f"explaining {options.image}") as bar:
+        found = explain(system, image, options.method, options.target, options.object, bar, **settings)
+        curves = found.curves(options.steps, bar=bar)
     if found.empty:
         print(f"foveal: {one_line(found.empty)}", file=sys.stderr)
     files = [str(path) for path in save_explanation(out, found, curves)]

@@ -1,15 +1,15 @@
 """foveal predict"""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, one_line, parse, table
+from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.progress import Bar
 
 
 @dataclass
@@ -37,13 +37,21 @@ class Predict(Published):
     """bfloat16: let that plan take it too, which keeps two or three digits of a probability."""
     device: str | None = None
     """cpu, cuda, mps; default the best there is."""
+    memory: Literal["check", "ignore"] = "check"
+    """check: refuse to start where the memory that is estimated is not there; ignore: start all the same."""
     json: bool = False
     """One JSON document on stdout."""
 
 
 def run(words: list[str]) -> int:
     options = parse(Predict, "predict", words)
+    with Bar(f"loading {options.system}") as bar:
+        return _predict(options, bar)
+
+
+def _predict(options: Predict, bar: Bar) -> int:
     from foveal.data.image import ImageError, read_image
+    from foveal.memory import check_answering
     from foveal.report.answers import answers
     from foveal.train.stopping import stop_requests
 
@@ -57,30 +65,36 @@ def run(words: list[str]) -> int:
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     folder = Path(options.out) if options.out else None
     told = answers(system, folder, {"top": options.top, "threshold": options.threshold})
+    if options.memory == "check":
+        for line in check_answering(system, 1):
+            bar.say(f"foveal: {line}")
     if options.plan == "auto":
+        bar.stage("measuring the ways to run it")
         from foveal.accelerate import accelerate
 
         accelerated = accelerate(system, 1, options.precision)
         system = accelerated.system
-        print(f"foveal: {accelerated}", file=sys.stderr)
+        bar.say(f"foveal: {accelerated}")
     predictions, unreadable = list[dict[str, Any]](), dict[str, str]()
     with stop_requests() as stop:
-        for path in paths:
+        for path in bar.track(paths, "predicting", len(paths)):
             if stop.requested:
                 break
             try:
                 image = read_image(path)
             except ImageError as error:
                 unreadable[str(path)] = str(error)
-                print(f"foveal: {one_line(str(error))}", file=sys.stderr)
+                bar.say(f"foveal: {error}")
                 continue
             predictions.append(told.take(str(path), image, system.predict([image])[0]))
-    document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
-    try:
-        told.save(document)  # first, for whoever reads the answers may leave early
-    finally:
-        answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
-    if stop.requested:
-        done = len(predictions) + len(unreadable)
-        raise KeyboardInterrupt(f"stopped after {done} of {len(paths)} images, whose answers are here")
+        document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
+        bar.stage("writing")
+        try:
+            told.save(document)  # first, for whoever reads the answers may leave early
+        finally:
+            bar.close()
+            answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
+        if stop.requested:
+            done = len(predictions) + len(unreadable)
+            raise KeyboardInterrupt(f"stopped after {done} of {len(paths)} images, whose answers are here")
     return 2 if unreadable else 0

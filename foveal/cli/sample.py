@@ -1,9 +1,7 @@
 """foveal sample"""
 
 import inspect
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +10,7 @@ from foveal.cli.common import RunOrName, answer, check_folder, find_system, imag
 from foveal.cli.weights import Published
 from foveal.errors import InputError
 from foveal.filesystem import check_output, make_folder
+from foveal.progress import Bar
 
 MOST_FRAMES = 60  # of a film
 
@@ -71,7 +70,13 @@ def run(words: list[str]) -> None:
     ]
     for path in (out, *([Path(options.trace)] if options.trace else [])):
         check_output(path, inputs)
+    with Bar(f"loading {options.system}") as bar:
+        document, text = _sample(options, out, bar)
+    answer(document, options.json, text)
 
+
+def _sample(options: Sample, out: Path, bar: Bar) -> tuple[dict[str, Any], str]:
+    """The result as a document and as text."""
     import torch
 
     from foveal.data.tiles import tiles, write_film
@@ -87,12 +92,20 @@ def run(words: list[str]) -> None:
         if name not in asked:
             raise InputError(f"{name} has no effect: {system.name} has no such choice when it makes images")
     draw = torch.Generator().manual_seed(options.seed)
-    with torch.inference_mode(), _watched(frames if options.trace else None, columns) as trace:
+
+    def trace(done: float, images: torch.Tensor) -> None:
+        bar.reach(done)
+        if options.trace:
+            frames.append(tiles(images, columns))
+
+    with torch.inference_mode():
+        bar.stage("making images", 1.0 if "trace" in asked else None)
         if "trace" in asked:
             arguments["trace"] = trace
         if "generator" in asked:
             arguments["generator"] = draw
         made = verb(**arguments).cpu()
+    bar.stage("writing")
     if options.show in ("reconstruct", "complete"):
         made = torch.stack([arguments["images"].cpu(), made], 1).flatten(0, 1)
     files = _written(out, made, columns)
@@ -100,7 +113,7 @@ def run(words: list[str]) -> None:
         write_film(options.trace, [*frames[:: max(1, len(frames) // MOST_FRAMES)], tiles(made, columns)])
         files.append(options.trace)
     document = {"system": options.system, "images": len(made), "seed": options.seed, "files": files}
-    answer(document, options.json, f"written: {', '.join(files)}" if len(files) < 4 else f"written: {out}")
+    return document, f"written: {', '.join(files) if len(files) < 4 else out}"
 
 
 def _asked(options: Sample, system: Any) -> tuple[Callable[..., Any], dict[str, Any], int | None]:
@@ -178,26 +191,6 @@ def _given(names: tuple[str, ...], system: Any) -> Any:
     from foveal.data.image import read_image
 
     return system.preprocess.batch([read_image(path) for path in image_files(names)]).images.to(system.device)
-
-
-@contextmanager
-def _watched(frames: list[Any] | None, columns: int | None) -> Iterator[Callable[[float, Any], None]]:
-    """What is called as images take shape: it moves a bar in a terminal, and keeps the frames of a film, if one is
-    wanted."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from foveal.data.tiles import tiles
-
-    with Progress(console=Console(file=sys.stderr), transient=True, disable=not sys.stderr.isatty()) as progress:
-        bar = progress.add_task("making images", total=1.0)
-
-        def trace(done: float, images: Any) -> None:
-            progress.update(bar, completed=done)
-            if frames is not None:
-                frames.append(tiles(images, columns))
-
-        yield trace
 
 
 def _written(out: Path, images: Any, columns: int | None) -> list[str]:

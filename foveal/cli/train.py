@@ -27,6 +27,7 @@ from foveal.catalog import (
 from foveal.cli.common import answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
+from foveal.progress import Bar
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
 from foveal.train.defaults import FineTuning, Start
 
@@ -74,17 +75,19 @@ def run(words: list[str]) -> None:
 
     with joined(quietly=True) as ranks:
         settings = options.training
-        if options.pretext == "rotation":
-            dataset = rotations(load_dataset(options.data, "generate"))
-            # Recipes mirror images, which here would change their class.
-            off = ("flip", "trivial_augment")
-            settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
-        else:
-            dataset = load_dataset(options.data, task_of(name))
-        config = TrainConfig(**settings)
-        torch.manual_seed(config.seed)
-        loading = loading_of(options.weights, options.match, options.rename)
-        system = create(name, labels=dataset.labels or None, **loading, **options.variant)
+        quiet = settings.get("quiet", False) or not ranks.first
+        with Bar(f"reading {options.data}", quiet=quiet, every=None):
+            if options.pretext == "rotation":
+                dataset = rotations(load_dataset(options.data, "generate"))
+                # Recipes mirror images, which here would change their class.
+                off = ("flip", "trivial_augment")
+                settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
+            else:
+                dataset = load_dataset(options.data, task_of(name))
+            config = TrainConfig(**settings)
+            torch.manual_seed(config.seed)
+            loading = loading_of(options.weights, options.match, options.rename)
+            system = create(name, labels=dataset.labels or None, **loading, **options.variant)
         finished = train(system, dataset, config)
     if not ranks.first:
         return

@@ -7,6 +7,7 @@ import numpy as np
 from foveal.data.dataset import Dataset
 from foveal.data.findings import THUMBNAIL, Findings, look
 from foveal.data.splits import absent_notes
+from foveal.progress import SILENT, Silent
 
 IMBALANCE = 10.0  # times as many images in the largest class as in the smallest
 NEIGHBOURS = 8  # most similar images that, all of one other class, make a label implausible
@@ -24,14 +25,14 @@ class ClassifyFindings(Findings):
     implausible: dict[str, str] = field(default_factory=dict, metadata={"title": "implausible label"})
 
 
-def check(dataset: Dataset) -> ClassifyFindings:
+def check(dataset: Dataset, bar: Silent = SILENT) -> ClassifyFindings:
     """Read every image once and say what is wrong with images, labels and splits."""
     counts = {split: dataset.select(split).class_counts() for split in dataset.split_counts()}
     found = ClassifyFindings(counts, notes=_notes(counts))
     if one := only_class(dataset):
         found.layout.append(one)
     labels = np.array([int(dataset.target(index).label) for index in range(len(dataset))])  # type: ignore[union-attr]
-    seen = look(dataset, found, labels)
+    seen = look(dataset, found, labels, bar)
     for copies in seen.copies:
         if len(set(labels[copies])) > 1:
             found.two_labels.append([f"{seen.names[i]} ({dataset.labels[labels[i]]})" for i in copies])

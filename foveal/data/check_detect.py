@@ -9,6 +9,7 @@ from foveal.data.files import Complaints
 from foveal.data.findings import Findings, look
 from foveal.data.objects import EMPTY, misplaced
 from foveal.data.splits import absent_notes
+from foveal.progress import SILENT, Silent
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
@@ -59,12 +60,12 @@ class DetectFindings(Findings):
             )
 
 
-def check(dataset: Dataset) -> DetectFindings:
+def check(dataset: Dataset, bar: Silent = SILENT) -> DetectFindings:
     """Read every image once and say what is wrong with images, objects and splits."""
     present = dataset.split_counts()
     found = DetectFindings({split: dataset.select(split).class_counts() for split in present}, images=present)
     objects = [dataset.target(index) for index in range(len(dataset))]
-    seen = look(dataset, found, np.zeros(len(dataset)))
+    seen = look(dataset, found, np.zeros(len(dataset)), bar)
     for split in present:
         view, shown = dataset.select(split), np.zeros(len(dataset.labels), int)
         for index in range(len(view)):

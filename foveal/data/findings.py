@@ -12,6 +12,7 @@ from foveal.data.files import Complaints
 from foveal.data.image import ImageError, Traits, image_traits
 from foveal.data.splits import content_position
 from foveal.data.traits import traits_notes
+from foveal.progress import SILENT, Silent
 from foveal.system import resize
 
 THUMBNAIL = 16  # pixels a side of what images are compared by
@@ -100,12 +101,14 @@ class Looks:
     copies: list[list[int]]
 
 
-def look(dataset: Dataset, found: Findings, classes: np.ndarray) -> Looks:
+def look(dataset: Dataset, found: Findings, classes: np.ndarray, bar: Silent = SILENT) -> Looks:
     """Read every image once, and add to the findings what needs no targets. classes: (N,) by which copies may differ,
     which is then for another to tell."""
     splits = dataset.splits if dataset.items is None else dataset.splits[dataset.items]
     with ThreadPoolExecutor() as pool:
-        looks = list(pool.map(lambda index: _look(dataset, index), range(len(dataset))))
+        looking = pool.map(lambda index: _look(dataset, index), range(len(dataset)))
+        looks = list(bar.track(looking, "looking at images", len(dataset)))
+    bar.stage("comparing images")
     names = [dataset.name(index) for index in range(len(dataset))]
     found.unreadable.update({name: look for name, look in zip(names, looks, strict=True) if isinstance(look, str)})
     seen = {index: look for index, look in enumerate(looks) if isinstance(look, _Seen)}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveal.data.dataset import Dataset
 from foveal.data.image import ImageError
-from foveal.data.readers import Readers
+from foveal.data.readers import AHEAD, Readers
 from foveal.data.transforms import Pipeline, Sample
 from foveal.errors import InputError
 from foveal.structures import Batch, to_float
@@ -92,6 +92,16 @@ class Loader:
             if batch is not None:
                 yield batch.pin_memory() if pinned else batch
 
+    def few(self, count: int) -> Batch | None:
+        """The first images of the first batch, prepared in this process; None where none of them can be read."""
+        fetched = self._fetch((0, 0), count)
+        return None if isinstance(fetched, str) else fetched[0]
+
+    @property
+    def held(self) -> int:
+        """How many batches the processes that read and this one hold at once."""
+        return 1 + (AHEAD + 1) * self._readers.count if self._readers else 1
+
     def __iter__(self) -> Iterator[Batch]:
         """One epoch of float batches, on the CPU."""
         return (batch.float() for batch in self.epoch())
@@ -133,11 +143,12 @@ class _Fetch:
     allowed: int
     replace_unreadable: bool
 
-    def __call__(self, key: tuple[int, int]) -> tuple[Batch | None, dict[str, str]] | str:
-        """The batch of an (epoch, number), and what could not be read; or the text of an InputError."""
+    def __call__(self, key: tuple[int, int], count: int | None = None) -> tuple[Batch | None, dict[str, str]] | str:
+        """The batch of an (epoch, number), or so many images of it, and what could not be read; or the text of an
+        InputError."""
         unreadable: dict[str, str] = {}
         try:
-            found = [self._sample(key[0], index, unreadable) for index in self.order.rows(*key)]
+            found = [self._sample(key[0], index, unreadable) for index in self.order.rows(*key)[:count]]
             samples = [sample for sample in found if sample is not None]
             return (_collate(samples, self.preprocess) if samples else None), unreadable
         except InputError as error:

@@ -180,9 +180,10 @@ def _is_stopped(process: BaseProcess) -> bool:
 
 def _serve(pipe: Connection, fetch: Callable[[Any], Any], parent: int) -> None:
     """Answer requests until the pipe closes or the parent has gone."""
-    # Ctrl-C reaches every process of the terminal, and SIGTERM from torchrun every child: the parent decides.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    # Ctrl-C and the end of a terminal reach each of its processes, SIGTERM of torchrun every child: the parent decides.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     while True:

@@ -14,8 +14,8 @@ from foveal.explain.gradcam import gradcam
 from foveal.explain.occlusion import occlusion
 from foveal.explain.place import fields, on_image, on_prepared, parts
 from foveal.explain.saliency import saliency
-from foveal.explain.watch import Watch, unwatched
 from foveal.nn.fold import fold_batch_norm
+from foveal.progress import SILENT, Silent
 from foveal.structures import Batch, Label, Objects, Target
 from foveal.system import System, evaluating
 
@@ -57,19 +57,19 @@ class Explanation:
     empty: str | None = None
 
     def curves(
-        self, steps: int | None = None, randoms: int | None = None, seed: int = 0, watch: Watch = unwatched
+        self, steps: int | None = None, randoms: int | None = None, seed: int = 0, bar: Silent = SILENT
     ) -> Curves:
         """How the target's probability falls and rises as pixels go and come in the order of the map.
 
         steps, randoms: default 32 and 5 for a class, 6 and 2 for an object.
-        watch:          see explain/watch.py.
+        bar:            gets the progress.
         """
         batch = _prepared(self.system, self.image)
         seen = on_prepared(self.map, self.place, _size(batch))
         usual = CURVES if self.box is None else OBJECT_CURVES
         steps, randoms = (d if own is None else own for own, d in zip((steps, randoms), usual, strict=True))
         system = _quick(self.system, batch, self.box)
-        return measure(system, batch, self.aim, seen, steps=steps, randoms=randoms, seed=seed, watch=watch)
+        return measure(system, batch, self.aim, seen, steps=steps, randoms=randoms, seed=seed, bar=bar)
 
     def faithfulness(self, steps: int | None = None, randoms: int | None = None, seed: int = 0) -> dict[str, float]:
         """Deletion, insertion, both of random maps in the mean, and by how much the map is `better_than_random`."""
@@ -82,7 +82,7 @@ def explain(
     method: str = "occlusion",
     target: str | None = None,
     object: int | None = None,
-    watch: Watch = unwatched,
+    bar: Silent = SILENT,
     **settings: Any,
 ) -> Explanation:
     """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence is for a class or, where the
@@ -91,7 +91,7 @@ def explain(
     method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency".
     target:   name of the class; default the one that `system.predict` names. Of a detector: only objects of this class.
     object:   which of the objects that `system.predict` finds; default 1, the most confident.
-    watch:    gets the progress of occlusion (explain/watch.py).
+    bar:      gets the progress of occlusion.
     settings: of the method: `layer` of gradcam; `window`, `stride` and `baseline` of occlusion.
 
     Raises InputError for a method, class, setting or image that does not fit, a system that cannot be explained so, or
@@ -104,7 +104,7 @@ def explain(
     batch = _prepared(system, image)
     aim = _aim(system, system.predict([image])[0], batch, target, object)
     if function is occlusion:
-        found = occlusion(_quick(system, batch, aim.box), batch.images, aim.target, **settings, watch=watch)
+        found = occlusion(_quick(system, batch, aim.box), batch.images, aim.target, **settings, bar=bar)
     else:
         found = function(system, batch.images, aim.target, **settings)
     found = found[0].detach().cpu()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from foveal.explain.occlusion import mean_colour
-from foveal.explain.watch import Watch, unwatched, watched
+from foveal.progress import SILENT, Silent
 from foveal.structures import Batch
 from foveal.system import System, evaluating
 
@@ -63,12 +63,12 @@ def measure(
     steps: int = 32,
     randoms: int = 5,
     seed: int = 0,
-    watch: Watch = unwatched,
+    bar: Silent = SILENT,
 ) -> Curves:
     """Deletion and insertion for a map (h, w) on the one image (3, h, w) of a prepared batch.
 
     target: as `System.confidence` takes it.
-    watch:  see explain/watch.py.
+    bar:    gets the progress.
 
     The network runs on 2 (S - 1) (R + 1) + 3 images: the first and the last image of a curve are the same for all maps.
     """
@@ -89,7 +89,7 @@ def measure(
     with evaluating(system):
         found = [
             system.confidence(torch.stack([version(*each) for each in part]), target).cpu()
-            for part in watched("deletion and insertion", parts, watch)
+            for part in bar.track_parts(parts, "deletion and insertion")
         ]
     (whole, nothing, hazy), between = torch.cat(found).split([len(ends), len(inner)])
     deletion, insertion = between.view(2, len(orders), steps - 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.explain.patched import Patched
-from foveal.explain.watch import Watch, unwatched, watched
+from foveal.progress import SILENT, Silent
 from foveal.system import System, evaluating
 
 PIXELS = 9 * 10**6  # of the images that go through the network together, where the target is a class
@@ -32,14 +32,14 @@ def occlusion(
     stride: int | tuple[int, int] | None = None,
     baseline: Sequence[float] | None = None,
     *,
-    watch: Watch = unwatched,
+    bar: Silent = SILENT,
 ) -> Tensor:
     """Prepared images (B, 3, h, w) in [0, 1] -> maps (B, h, w), in units of the score.
 
     window:   height and width in pixels; default a seventh of the image's, about 170 windows with the default stride.
     stride:   pixels from one window to the next, down and across; default half a window.
     baseline: red, green and blue of the window, in [0, 1]; default the mean colour, which normalisation makes zero.
-    watch:    see explain/watch.py.
+    bar:      gets the progress.
 
     Raises InputError for a window larger than the image or a stride larger than the window.
     """
@@ -58,7 +58,7 @@ def occlusion(
             scores = torch.cat(
                 [
                     system.score(_hidden(image, some.to(image.device), window, colour.to(image)), target)
-                    for some in watched("windows", parts, watch)
+                    for some in bar.track_parts(parts, "windows")
                 ]
             )
             for drop, (y, x) in zip(scores[0] - scores[1:], corners.tolist(), strict=True):

@@ -12,12 +12,12 @@ from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.filesystem import write_text
+from foveal.progress import duration
 from foveal.report import classify, detect, generate, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
 from foveal.system import System
 from foveal.train.record import completed, is_epoch, read_metrics, read_record
-from foveal.train.screen import duration
 
 Section = tuple[str, Html]
 

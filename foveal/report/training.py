@@ -4,13 +4,12 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
-from rich.console import Console
-
 from foveal.catalog import load
 from foveal.data.dataset import Dataset
 from foveal.data.foreign import as_dataset
-from foveal.errors import InputError, one_line
+from foveal.errors import InputError
 from foveal.filesystem import own_folder
+from foveal.progress import Bar
 from foveal.report.draw import save_pictures
 from foveal.report.html import write_report
 from foveal.system import System
@@ -80,6 +79,11 @@ def leave_report(run: Run, dataset: Dataset, system: System | None = None) -> No
     """
     if not run.ranks.first:
         return
+    with Bar("writing the report", quiet=run.record["config"]["quiet"], every=None):
+        _leave_report(run, dataset, system)
+
+
+def _leave_report(run: Run, dataset: Dataset, system: System | None) -> None:
     try:
         best = _saved(run) if system is None else system
         own_folder(run.directory, "pictures")
@@ -98,4 +102,4 @@ def _saved(run: Run) -> System:
 
 def tell(line: str) -> None:
     """A line on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(one_line(line), markup=False)
+    Bar("").say(line)

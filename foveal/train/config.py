@@ -148,6 +148,8 @@ class TrainConfig:
     """Split weights, gradients and optimizer state over the processes of torchrun, where no device can hold them."""
     workers: int | None = None
     """Processes that read images; default by the number of cores, 0 for data in memory."""
+    memory: Literal["check", "ignore"] = "check"
+    """check: estimate the memory of a step before the first one, and refuse a run that does not fit; ignore: start."""
     patience: int | None = None
     """Stop after this many epochs without a better result on the validation split."""
     refit: bool = False
@@ -165,10 +167,10 @@ class TrainConfig:
 _FIELDS = tuple(field.name for field in fields(TrainConfig))
 # What may differ between a run and its resumption and changes no more than the last bits of its result.
 EXECUTION = frozenset(
-    {"out", "resume", "overwrite", "device", "shard", "workers", "save_minutes", "track", "report", "quiet"}
+    {"out", "resume", "overwrite", "device", "shard", "workers", "memory", "save_minutes", "track", "report", "quiet"}
 )
 # What has an effect on a system that is fitted by a rule of its own.
-OF_A_FIT = EXECUTION - {"shard", "save_minutes"} | {"seed", "batch_size"}
+OF_A_FIT = EXECUTION - {"shard", "memory", "save_minutes"} | {"seed", "batch_size"}
 
 
 def resolve(
@@ -343,4 +345,5 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "precision": ("float32", "bfloat16", "float16", "auto"),
     "nonfinite": ("stop", "skip", "rollback"),
     "track": ("none", "tensorboard"),
+    "memory": ("check", "ignore"),
 }

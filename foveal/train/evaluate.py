@@ -17,6 +17,7 @@ from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
 from foveal.metrics import THOROUGH, Evaluator, evaluator, thorough_evaluator
+from foveal.progress import SILENT, Silent
 from foveal.system import System, evaluating
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.origin import measured_view
@@ -94,6 +95,7 @@ def measure(
     loader: Loader,
     parallel: Whole | None = None,
     evaluators: Callable[[], Evaluator] | None = None,
+    bar: Silent = SILENT,
 ) -> Measured:
     """The figures of the system's task over all batches of the loader, and of those of the other processes, if it is
     over these that the system is `parallel`; or what `evaluators` makes computes. Raises InputError where one is not
@@ -103,7 +105,7 @@ def measure(
     figures, passed_over = make(), make()
     seen = False
     with evaluating(system):
-        for batch, counts in parallel.ranks.abreast(loader.epoch()):
+        for batch, counts in bar.track(parallel.ranks.abreast(loader.epoch()), "measuring", len(loader)):
             seen = True
             indices = [] if loader.dataset.targets is None else batch.indices.tolist()
             truths = [loader.dataset.target(index) for index in indices]
@@ -114,6 +116,7 @@ def measure(
     figures, *others = parallel.ranks.gather(figures)
     for other in others:
         figures.merge(other)
+    bar.stage("computing the figures")
     with evaluating(system):
         values = figures.compute()
     if wrong := [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]:

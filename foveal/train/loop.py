@@ -16,7 +16,7 @@ from foveal.train.depth import frozen, learning
 from foveal.train.distributed import joined
 from foveal.train.evaluate import measure
 from foveal.train.fitting import Passes
-from foveal.train.memory import explain_failure
+from foveal.train.memory import check_memory, explain_failure
 from foveal.train.optim import schedule
 from foveal.train.outcome import frozen_accuracy, warnings
 from foveal.train.plan import Plan
@@ -65,6 +65,8 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             torch.manual_seed(ranks.seed(config.seed))
             state = State(system, config, schedule(config, left[0].steps, progress.epochs), ranks, device)
             state.progress = progress
+            for line in check_memory(state, left[0].loader):
+                screen.say(line)
             if saved:
                 run.restore(state)
                 screen.say(f"going on in {run.directory} after {saved.said}, step {saved.step}")
@@ -80,6 +82,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                 run.save_start(state, phases)
                 run.save_last(state)
             for phase in left:
+                screen.begin(phase.val_loader)
                 if phase.name != state.progress.phase:
                     screen.say(f"{phase.name}: train and val together, {state.progress.best_epoch} epochs, anew")
                     begin_again(state, phase, run)
@@ -91,7 +94,9 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                     record: dict[str, Any] = {"event": "epoch", "phase": phase.name, "train": state.progress.means()}
                     record |= {"lr": state.learning_rate(), **meter.read()}
                     with state.averaged(), state.plan.evaluating():
-                        figures = measure(state.system, phase.val_loader, state.parallel) if phase.val_loader else None
+                        figures = None
+                        if phase.val_loader:
+                            figures = measure(state.system, phase.val_loader, state.parallel, bar=screen)
                         record["val"] = figures.values if figures else {}
                         rank = figures.rank if figures else ()
                         better = state.progress.close_epoch(rank)

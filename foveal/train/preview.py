@@ -11,19 +11,17 @@ import torch
 
 from foveal.data.dataset import Counted, Dataset
 from foveal.data.splits import absent_notes
+from foveal.progress import duration
 from foveal.structures import Batch
 from foveal.system import wait
 from foveal.train.depth import learning
-from foveal.train.memory import explain_failure, training_bytes
+from foveal.train.memory import OPTIMIZER_TENSORS, explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
 from foveal.train.prepare import Phase
-from foveal.train.screen import duration
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
 
 TIMED_STEPS = 3
-# How many tensors an optimizer keeps for each parameter; L-BFGS a history of 100 pairs.
-OPTIMIZER_TENSORS = {"sgd": 1, "adagrad": 1, "rmsprop": 2, "adam": 2, "adamw": 2, "lbfgs": 200}
 
 
 def preview(state: State, phases: Sequence[Phase]) -> list[str]:
@@ -76,9 +74,12 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     # An image that is only looked at takes about a third of the time of one that is learned from.
     per_image = seconds / (loader.batch_size * config.accumulate)
     epochs = [per_image * len(phase.loader) * phase.loader.batch_size for phase in phases]
-    whole = config.epochs * (sum(epochs) + per_image * val_images / 3)
+    validation = per_image * val_images / 3
+    whole = config.epochs * (sum(epochs) + validation) + (validation if config.report else 0)
     again = " and as many of the refit" if len(phases) > 1 else ""
-    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again} if the images come as fast")
+    others = " and ".join(["validation"] * bool(val_images) + ["report"] * config.report)
+    also = f", {others} included," if others else ""
+    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again}{also} if the images come as fast")
     return lines
 
 

@@ -1,15 +1,12 @@
-"""What a person sees while a run goes on: a live line in a terminal, a plain line an epoch elsewhere. All on stderr."""
+"""Progress of a training run on stderr: a live line in a terminal, and a plain line an epoch everywhere."""
 
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
 from foveal.data.loader import Loader
 from foveal.errors import one_line
+from foveal.progress import Bar, duration
 from foveal.train.config import TrainConfig
 from foveal.train.state import Progress
 
@@ -30,65 +27,73 @@ class Meter:
         return {"seconds": seconds, "images_per_second": self.images / seconds, "waiting": waiting}
 
 
-class Screen:
+class Screen(Bar):
     """Progress of one run."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.console = Console(stderr=True, quiet=config.quiet, highlight=False, soft_wrap=True)
-        self.live = Live(console=self.console, transient=True, auto_refresh=False)
-        self.drawn = 0.0
+        super().__init__("measuring the first steps", quiet=config.quiet, every=None)
+        self.report = config.report
+        self.images, self.validation = 0, 0.0
+        self._line: list[str] | None = None
+        self._due_at = self._stepped = 0.0
 
-    def __enter__(self) -> "Screen":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
+    def begin(self, val_loader: Loader | None) -> None:
+        """A phase that measures these images after each epoch."""
+        self.images, self.validation = len(val_loader.dataset) if val_loader else 0, 0.0
 
-    def __exit__(self, *error: object) -> None:
-        self.live.stop()
+    def stage(self, title: str, total: float | None = None) -> None:
+        self._line = None
+        super().stage(title, total)
 
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(one_line(line), markup=False)
+    def parts(self) -> list[str]:
+        return super().parts() if self._line is None else self._line
 
     def step(self, progress: Progress, meter: Meter) -> None:
-        """Draw the live line anew, at most ten times a second."""
+        """Bring the live line up to date, at most ten times a second."""
+        self._stepped = time.monotonic()
         if not self._due():
             return
         speed, batches = meter.read(), len(meter.loader)
-        left = ((progress.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
-        bar = "━" * round(10 * progress.batch / batches)
-        line = Text(f"{NOUNS[progress.phase]} {progress.epoch + 1}/{progress.epochs} ", "bold")
-        line.append(f"{bar:<10}", "not bold cyan")
-        line.append(
-            f" {duration(left / speed['images_per_second'])} left  {speed['images_per_second']:,.0f} images/s  "
-            f"{speed['waiting']:.0%} waiting for data  {numbers(progress.means())}",
-            "not bold",
-        )
-        self.live.update(line, refresh=True)
+        steps = ((progress.epochs - progress.epoch) * batches - progress.batch) * meter.loader.batch_size
+        left = steps / speed["images_per_second"] + self._measuring(progress, speed["images_per_second"])
+        self._line = [
+            f"{NOUNS[progress.phase]} {progress.epoch + 1}/{progress.epochs} {self.gauge(progress.batch / batches)}",
+            f"{duration(left)} left",
+            numbers(progress.means()),
+            f"{speed['images_per_second']:,.0f} images/s",
+            f"{speed['waiting']:.0%} waiting for data",
+        ]
+
+    def _measuring(self, progress: Progress, images_per_second: float) -> float:
+        """Seconds that validation and the report still take; the report measures the validation images once more.
+
+        Before the first validation an image counts a third of one of training, since it has no backward pass."""
+        once = self.validation or self.images / (3 * images_per_second)
+        return (progress.epochs - progress.epoch + self.report) * once
 
     def fitting(self, number: int, meter: Meter) -> None:
         """The same, in a pass over the images of a system that learns by a rule of its own."""
         if self._due():
             speed = meter.read()
-            self.live.update(
-                Text(f"pass {number}", "bold").append(
-                    f"  {duration(speed['seconds'])} so far  {speed['images_per_second']:,.0f} images/s  "
-                    f"{speed['waiting']:.0%} waiting for data",
-                    "not bold",
-                ),
-                refresh=True,
-            )
+            self._line = [
+                f"pass {number}",
+                f"{duration(speed['seconds'])} so far",
+                f"{speed['images_per_second']:,.0f} images/s",
+                f"{speed['waiting']:.0%} waiting for data",
+            ]
 
     def _due(self) -> bool:
         """Whether there is a live line, and it is old."""
         now = time.monotonic()
-        if not self.live.is_started or now - self.drawn < 0.1:
+        if not self.live or now < self._due_at:
             return False
-        self.drawn = now
+        self._due_at = now + 0.1
         return True
 
     def epoch(self, record: Mapping[str, Any], progress: Progress) -> None:
         """The line that closes an epoch."""
+        if record["val"] and self._stepped:
+            self.validation = time.monotonic() - self._stepped
         val = f"val {numbers(record['val'])}  " if record["val"] or progress.phase == "train" else ""
         best = "  best so far" if record["best"] and progress.phase == "train" else ""
         self.say(
@@ -97,47 +102,7 @@ class Screen:
         )
 
 
-class Bar:
-    """A live line with a bar for a work of known size, in a terminal; nothing elsewhere. On stderr."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.live = Live(console=self.console, transient=True, auto_refresh=False)
-        self.drawn = self.started = time.monotonic()
-
-    def __enter__(self) -> "Bar":
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.live.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        """Draw the line again, at most ten times a second."""
-        now = time.monotonic()
-        if not done:
-            self.started = now
-        elif now - self.drawn < 0.1:
-            return
-        self.drawn = now
-        if not self.live.is_started:
-            return
-        line = Text(f"{what} ", "bold").append(f"{'━' * round(10 * done / total):<10}", "not bold cyan")
-        line.append(f" {done}/{total}", "not bold")
-        if done:
-            line.append(f"  {duration((now - self.started) * (total - done) / done)} left", "not bold")
-        self.live.update(line, refresh=True)
-
-
 def numbers(values: Mapping[str, float]) -> str:
     """Names and values for a line of text; a sum of one term is not said twice."""
     shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}
     return "  ".join(f"{one_line(name)} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
-
-
-def duration(seconds: float) -> str:
-    """1 h 2 min, 3 min 4 s or 5.6 s."""
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds >= 60 else f"{seconds:.1f} s"

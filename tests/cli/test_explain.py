@@ -11,7 +11,6 @@ from PIL import Image
 
 import foveal
 from foveal.data.image import read_image
-from foveal.train.screen import Bar
 from tests.cli.conftest import Answer
 
 
@@ -161,24 +160,3 @@ def test_no_input_is_replaced(
     assert "not overwritten: write to" in fails("explain", shared_run, image, "--out", out)
     assert image.read_bytes() == before
     assert not out.exists() or out.samefile(image)
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_the_bar_is_for_terminals(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
-    monkeypatch.setenv("TERM", "xterm")
-    with Bar() as bar:
-        bar.show("windows", 0, 10)
-        bar.started, bar.drawn = bar.started - 2, bar.drawn - 1
-        bar.show("windows", 5, 10)
-        bar.show("windows", 6, 10)  # too soon after the line before
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    if not terminal:
-        assert shown.err == ""
-        return
-    assert "5/10" in shown.err
-    assert "s left" in shown.err
-    assert "6/10" not in shown.err

@@ -11,6 +11,7 @@ from foveal.explain import occlusion as module
 from foveal.explain.occlusion import occlusion
 from foveal.nn.norm import FrozenBatchNorm
 from foveal.ops.boxes import clip, iou
+from foveal.progress import Silent
 from foveal.structures import Objects
 from tests.parity.compare import randomise, relative_error
 from tests.toys import Detector, Looker
@@ -272,11 +273,19 @@ def test_a_map_without_evidence_and_a_flat_one_say_so() -> None:
 
 
 def test_progress_counts_windows_and_steps() -> None:
-    seen: list[tuple[str, int, int]] = []
-    found = foveal.explain(Looker(), image(), watch=lambda *line: seen.append(line), window=8, stride=8)
-    assert seen == [("windows", 0, 17), ("windows", 17, 17)]
+    seen: list[Any] = []
+
+    class Steps(Silent):
+        def stage(self, title: str, total: float | None = None) -> None:
+            seen.append((title, total))
+
+        def advance(self, steps: float = 1) -> None:
+            seen.append(steps)
+
+    found = foveal.explain(Looker(), image(), bar=Steps(), window=8, stride=8)
+    assert seen == [("windows", 17), 17]
     seen.clear()
-    found.curves(steps=2, randoms=1, watch=lambda *line: seen.append(line))
-    assert seen == [("deletion and insertion", 0, 7), ("deletion and insertion", 7, 7)]
-    with pytest.raises(foveal.InputError, match="occlusion has no setting 'watched'"):
-        foveal.explain(Looker(), image(), watched=1)
+    found.curves(steps=2, randoms=1, bar=Steps())
+    assert seen == [("deletion and insertion", 7), 7]
+    with pytest.raises(foveal.InputError, match="occlusion has no setting 'barred'"):
+        foveal.explain(Looker(), image(), barred=1)

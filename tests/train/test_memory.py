@@ -25,7 +25,8 @@ def test_training_bytes_by_hand():
     assert found["ema"] == 0
     # Inputs of both linear layers, the second of which is the relu's output too, and the input of the square.
     assert found["activations"] == 4 * 5 * (192 + 16 + 2)
-    assert found["total"] == 4 * parameters + 24 + 4 * 5 * 210
+    assert found["working"] == found["activations"] / 2
+    assert found["total"] == 4 * parameters + 24 + 1.5 * 4 * 5 * 210
 
 
 def test_training_bytes_of_other_recipes():
