@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
+from foveal.cli.common import Data, RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
 
@@ -19,8 +19,7 @@ class Evaluate(Published):
 
     system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
-    data: str
-    """A built-in set, a folder of images, or a file, as foveal check takes it."""
+    data: Data
     split: str | None = None
     """train, val or test; default test, else val, else all images."""
     out: str | None = None

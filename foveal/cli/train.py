@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 from foveal.catalog import ENTRIES, PREPARATION, create, family, holds_systems, is_base, settable, task_of, variant
-from foveal.cli.common import answer, parse, table
+from foveal.cli.common import Data, answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
@@ -31,9 +31,7 @@ class Options:
     foveal train NAME --help shows the settings of that system, and the defaults that its recipe gives.
     """
 
-    data: str
-    """A built-in set (digits, scenes), a folder of class folders, a CSV file with columns path, label[, split], or data
-    to detect in the layout of COCO, VOC or YOLO."""
+    data: Data
     weights: str | None = None
     """Published weights, or a run, to start from."""
     match: Matching = "names"
