@@ -8,6 +8,7 @@ from typing import Any
 from foveal.cli.common import Data, RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.wording import counted
 
 
 @dataclass
@@ -65,6 +66,7 @@ def run(words: list[str]) -> None:
     if options.judge:
         judge = find_system(options.judge, options.judge_weights, device=options.device, flag="--judge-weights")
     measured = measure(system, loader, evaluators=judged(system, dataset, judge))
+    marks = {name: f" ({text})" for name, text in measured.few.items()}
     document = {
         "system": options.system,
         "data": options.data,
@@ -72,10 +74,13 @@ def run(words: list[str]) -> None:
         "images": len(dataset) - len(loader.unreadable),
         "unreadable": loader.unreadable,
         "metrics": measured.values,
+        "few": measured.few,
     }
-    lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: {document['images']} images"]
+    lines = [f"{options.system} on {options.data}, {dataset.split or 'all'}: "]
+    lines[0] += counted(len(dataset) - len(loader.unreadable), "image")
     lines += [f"left out, as it cannot be read: {one_line(reason)}" for reason in loader.unreadable.values()]
-    lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in measured.values.items()]))
+    rows = [(name, f"{value:.4f}{marks.get(name, '')}") for name, value in measured.values.items()]
+    lines.append(table(("metric", "value"), rows))
     if options.out:
         from foveal.report.answers import save_measured
 

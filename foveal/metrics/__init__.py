@@ -47,6 +47,9 @@ class Evaluator(Protocol):
     def compute(self) -> dict[str, float]:
         """The figures, by name, over all that was taken in."""
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        """Of figures of classes or objects: how many images or objects they rest on, and the noun of these."""
+
 
 EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
     "classify": lambda system: ClassifyEvaluator(len(system.labels)),

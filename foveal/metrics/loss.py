@@ -44,6 +44,9 @@ class LossEvaluator:
         self.count += other.count
         self.codes = self.codes + other.codes
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        return {}
+
     def compute(self) -> dict[str, float]:
         figures = {name: total / self.count for name, total in self.sums.items()}
         if isinstance(self.codes, Tensor):

@@ -14,10 +14,10 @@ from foveal.errors import InputError
 from foveal.filesystem import write_text
 from foveal.report import classify, detect, generate, signals
 from foveal.report.curves import curves
-from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
+from foveal.report.parts import Html, facts, join, marked, note, plain, scroll, table, tag, void
 from foveal.system import System
 from foveal.train.record import completed, is_epoch, read_metrics, read_record
-from foveal.train.screen import duration
+from foveal.wording import counted, duration
 
 Section = tuple[str, Html]
 
@@ -115,13 +115,14 @@ def _headline(
     data, splits = record["data"], record["data"]["splits"]
     before = ", before the refit" if record.get("refit") else ""
     figures = best["val"] if best else {}
-    tiles = {f"val {key.replace('_', ' ')}{before}": number(value) for key, value in figures.items()}
+    few = best.get("few", {}) if best else {}
+    tiles = {f"val {key.replace('_', ' ')}{before}": marked(key, value, few) for key, value in figures.items()}
     tiles |= {
         "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
         "images": f"{sum(splits.values()):,}",
         "training time": duration(sum(epoch["seconds"] for epoch in history + again)),
     }
-    words = [record["task"], f"{len(data['labels']):,} classes" if data["labels"] else "no classes"]
+    words = [record["task"], counted(len(data["labels"]), "class", "classes") if data["labels"] else "no classes"]
     words += [f"{count:,} {split}" for split, count in splits.items()]
     if record["status"] != "finished":
         words.append(record["status"])

@@ -75,6 +75,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                     with state.averaged(), state.plan.evaluating():
                         figures = measure(state.system, phase.val_loader, state.parallel) if phase.val_loader else None
                         record["val"] = figures.values if figures else {}
+                        record |= {"few": figures.few} if figures and figures.few else {}
                         rank = figures.rank if figures else ()
                         better = state.progress.close_epoch(rank)
                         record["best"] = better and (phase.chooses or state.progress.over(None))

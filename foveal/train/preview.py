@@ -15,9 +15,9 @@ from foveal.train.depth import learning
 from foveal.train.memory import explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
 from foveal.train.prepare import Phase
-from foveal.train.screen import duration
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
+from foveal.wording import counted, duration
 
 TIMED_STEPS = 3
 # How many tensors an optimizer keeps for each parameter; L-BFGS a history of 100 pairs.
@@ -30,10 +30,14 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     loader, augment, val_loader = phases[0].loader, phases[0].augment, phases[0].val_loader
     parameters = sum(parameter.numel() for parameter in system.parameters())
     val_images = len(val_loader.dataset) if val_loader else 0
-    line = f"{system.name or type(system).__name__}: {parameters:,} parameters, {len(system.labels)} classes"
-    lines = [f"{line}, {len(loader.dataset):,} training and {val_images:,} validation images"]
+    line = f"{system.name or type(system).__name__}: {parameters:,} parameters"
+    line += f", {counted(len(system.labels), 'class', 'classes')}" if system.labels else ""
+    lines = [f"{line}, {len(loader.dataset):,} training and {counted(val_images, 'validation image')}"]
     if left := loader.unused:
-        lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
+        lines.append(
+            f"an epoch has {counted(len(loader), 'whole batch', 'whole batches')}; "
+            f"{counted(left, 'image')} of the last one are left out, others each time"
+        )
     if absent := loader.dataset.absent_classes():
         lines.append(f"no training image shows {few(absent, 5)}")
     if augment.teacher:
@@ -63,11 +67,11 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
         raise explain_failure(error, state, [first] * config.accumulate) from error
     state.follow(plan)
     if len(times) > 1:
-        measured = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())
+        measured = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
         lines.append(f"plan: {plan}, the fastest of {measured} a step")
     batch, seconds = first.to(system.device).float(), times[str(plan)]
     kept = OPTIMIZER_TENSORS[config.optimizer]
-    line = f"{1000 * seconds:.3g} ms a step"
+    line = f"{duration(seconds)} a step"
     if not config.shard:  # what lies in shards cannot be copied, as the estimate does
         with plan.evaluating(), plan.autocast(system.device):
             memory = training_bytes(system, batch, moments=kept, ema=config.ema is not None)["total"]
@@ -77,7 +81,7 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     epochs = [per_image * len(phase.loader) * phase.loader.batch_size for phase in phases]
     whole = config.epochs * (sum(epochs) + per_image * val_images / 3)
     again = " and as many of the refit" if len(phases) > 1 else ""
-    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again} if the images come as fast")
+    lines.append(f"{line}, {duration(whole)} for {counted(config.epochs, 'epoch')}{again} if the images come as fast")
     return lines
 
 

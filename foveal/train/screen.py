@@ -12,7 +12,9 @@ from foveal.data.loader import Loader
 from foveal.errors import one_line
 from foveal.train.config import TrainConfig
 from foveal.train.state import Progress
+from foveal.wording import duration
 
+FIGURES = 5  # of an epoch, in one line
 NOUNS = {"train": "epoch", "refit": "refit epoch"}
 
 
@@ -61,7 +63,7 @@ class Screen:
         line.append(f"{bar:<10}", "not bold cyan")
         line.append(
             f" {duration(left / speed['images_per_second'])} left  {speed['images_per_second']:,.0f} images/s  "
-            f"{speed['waiting']:.0%} waiting for data  {numbers(progress.means())}",
+            f"{speed['waiting']:.0%} waiting for data  {numbers(losses(progress.means()))}",
             "not bold",
         )
         self.live.update(line, refresh=True)
@@ -89,22 +91,33 @@ class Screen:
 
     def epoch(self, record: Mapping[str, Any], progress: Progress) -> None:
         """The line that closes an epoch."""
-        val = f"val {numbers(record['val'])}  " if record["val"] or progress.phase == "train" else ""
-        best = "  best so far" if record["best"] and progress.phase == "train" else ""
-        self.say(
-            f"{NOUNS[progress.phase]} {progress.epoch}/{progress.epochs}  train {numbers(record['train'])}  {val}"
-            f"{record['images_per_second']:,.0f} images/s  waiting for data {record['waiting']:.0%}{best}"
-        )
+        self.say(epoch_line(record, progress))
 
 
-def numbers(values: Mapping[str, float]) -> str:
-    """Names and values for a line of text; a sum of one term is not said twice."""
-    shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}
-    return "  ".join(f"{one_line(name)} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
+def epoch_line(record: Mapping[str, Any], progress: Progress) -> str:
+    """At most five figures of an epoch: the loss in training, the first ones on the val split, and the speed or, where
+    a quarter of the time is spent waiting for data, that share. metrics.jsonl has all of them."""
+    train = losses(record["train"])
+    val = dict(list(record["val"].items())[: FIGURES - 1 - len(train)])
+    parts = [f"{NOUNS[progress.phase]} {progress.epoch}/{progress.epochs}", f"train {numbers(train)}"]
+    if val:
+        parts.append(f"val {numbers(val, record.get('few', {}))}")
+    waiting = record["waiting"]
+    parts.append(
+        f"waiting for data {waiting:.0%}" if waiting >= 0.25 else f"{record['images_per_second']:,.0f} images/s"
+    )
+    if record["best"] and progress.phase == "train":
+        parts.append("best so far")
+    return "  ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """1 h 2 min, 3 min 4 s or 5.6 s."""
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds >= 60 else f"{seconds:.1f} s"
+def losses(terms: Mapping[str, float]) -> dict[str, float]:
+    """The whole loss, or that of each player, without the terms that it is the sum of."""
+    whole = {name: value for name, value in terms.items() if name.split("_")[-1] == "loss"}
+    return dict(list((whole or dict(terms)).items())[: FIGURES - 2])
+
+
+def numbers(values: Mapping[str, float], few: Mapping[str, str] | None = None) -> str:
+    """Names and values for a line of text. few: name -> what a figure rests on, where that is almost nothing."""
+    notes = {name: f" ({text})" for name, text in (few or {}).items()}
+    return "  ".join(f"{one_line(name)} {value:.4g}{notes.get(name, '')}" for name, value in values.items())

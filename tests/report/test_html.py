@@ -18,7 +18,7 @@ from foveal.errors import InputError
 from foveal.report.html import write_report
 from foveal.system import System
 from foveal.train.config import TrainConfig
-from foveal.train.screen import duration
+from foveal.wording import duration
 from tests.report.page import facts, read, rows, said, section, titles
 from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
 
