@@ -115,7 +115,7 @@ class Size(NamedTuple):
 
 @cache
 def sizes() -> dict[str, Size]:
-    """The size of each catalog name, from a file that recipes/sizes.py writes, since to build all of them takes long."""
+    """The size of each catalog name, from a file that recipes/sizes.py writes, since building them all takes long."""
     rows = (line.split("\t") for line in (Path(__file__).parent / "sizes.txt").read_text("utf-8").splitlines())
     return {name: Size(*map(int, numbers)) for name, *numbers in rows}
 
