@@ -17,6 +17,7 @@ from foveal.cli.common import Data, answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
+from foveal.wording import counted
 
 TEXT = "A system's name; foveal list shows them."
 NAME = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=TEXT)]
@@ -90,8 +91,8 @@ def run(words: list[str]) -> None:
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
     if refit:
         lines.append(
-            f"then trained anew on the train and val splits for {refit['epochs']} epochs; those are the weights kept, "
-            "which no figure above is of"
+            f"then trained anew on the train and val splits for {counted(refit['epochs'], 'epoch')}; those are the "
+            "weights kept, which no figure above is of"
         )
     if document["unreadable"]:
         lines.append(f"images that cannot be read: {len(document['unreadable'])}, listed in run.json")

@@ -18,6 +18,7 @@ from foveal.data.objects import CLIPPED
 from foveal.data.table import from_csv
 from foveal.data.traits import sampled_notes
 from foveal.errors import InputError, nearest, one_line
+from foveal.wording import counted
 
 Reader = Callable[[Path, Complaints], Dataset]
 
@@ -101,7 +102,9 @@ def _all_images(root: Path, complain: Complaints) -> Dataset:
     if not (files := image_files(root, None, complain)):
         raise InputError(f"{root} has no images in it")
     if inner := [path for path in files if "/" in path]:
-        complain.note(f"read without classes: {len(files)} images, {len(inner)} of them in folders, as {inner[0]}")
+        complain.note(
+            f"read without classes: {counted(len(files), 'image')}, {len(inner)} of them in folders, as {inner[0]}"
+        )
     return unlabelled(str(root), ImageFiles(root, files))
 
 

@@ -15,6 +15,7 @@ from foveal.data.layouts import beside, only_pictures, sidecars
 from foveal.data.splits import UNSPLIT
 from foveal.data.yolo_settings import CLASS_FILES, Settings, slashes
 from foveal.errors import InputError, few
+from foveal.wording import counted
 
 SAMPLE = 200  # lines of a list by which the folder that its paths begin in is chosen
 
@@ -255,7 +256,7 @@ def _left_out(
             unsplit.append(name)
     if alone and not taken:
         raise InputError(
-            f"{source}: none of its {len(images)} images has a label file, but there are others, as "
+            f"{source}: none of its {counted(len(images), 'image')} has a label file, but there are others, as "
             f"{next(iter(alone))}; the labels of images/a.jpg belong into labels/a.txt"
         )
     if alone:

@@ -171,7 +171,7 @@ def _refit(record: Mapping[str, Any], again: list[dict[str, Any]]) -> Html:
     if "refit" in record:
         said += "The weights of the last epoch were kept. Only a test split can judge them; figures of val are older."
     else:
-        said += f"Stopped after {len(again)} epochs; the weights that were kept are still those of before."
+        said += f"Stopped after {counted(len(again), 'epoch')}; the weights that were kept are still those of before."
     return join([note(said), curves(again, None)])
 
 

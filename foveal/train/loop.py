@@ -28,6 +28,7 @@ from foveal.train.step import NonFinite, step
 from foveal.train.stopping import StopRequests, stop_requests
 from foveal.train.teacher import find_teacher
 from foveal.train.track import tracker
+from foveal.wording import counted
 
 
 def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
@@ -63,7 +64,9 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                 run.save_last(state)
             for phase in left:
                 if phase.name != state.progress.phase:
-                    screen.say(f"{phase.name}: train and val together, {state.progress.best_epoch} epochs, anew")
+                    screen.say(
+                        f"{phase.name}: train and val together, {counted(state.progress.best_epoch, 'epoch')}, anew"
+                    )
                     begin_again(state, phase, run)
                 while not state.progress.over(config.patience):
                     if ranks.any(stop.requested)[0]:

@@ -264,7 +264,7 @@ def test_predict_says_how_many_images_have_pictures(
 
 def test_evaluate_marks_figures_over_few_objects(works: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:
     entries = {"000030.png": [(1, 8, 8, 16, 16)]}
-    file = write_json(photos / "truth.json", coco({1: "green", 2: "red"}, entries, size=(64, 64)))
+    file = write_json(photos / "instances_val.json", coco({1: "green", 2: "red"}, entries, size=(64, 64)))
     answer = works("evaluate", "run", "--data", file, "--workers", 0)
     assert "(1 object)" in answer.out
     assert "1 image" in answer.out
