@@ -106,25 +106,29 @@ def told(name: str) -> tuple[str, str]:
 
 
 class Size(NamedTuple):
-    """Height and width of a system's images, and its parameters, as `create` makes it without further settings."""
+    """Height and width of a system's images, its parameters, as `create` makes it without further settings, and the
+    package that brings weights of it, or "-"."""
 
     height: int
     width: int
     parameters: int
+    package: str
 
 
 @cache
 def sizes() -> dict[str, Size]:
     """The size of each catalog name, from a file that recipes/sizes.py writes, since building them all takes long."""
     rows = (line.split("\t") for line in (Path(__file__).parent / "sizes.txt").read_text("utf-8").splitlines())
-    return {name: Size(*map(int, numbers)) for name, *numbers in rows}
+    return {name: Size(int(height), int(width), int(count), package) for name, height, width, count, package in rows}
 
 
 def measured_size(name: str) -> Size:
     """The size of a catalog name, counted. A system that consists of others, or is fitted, has what is there before."""
+    from foveal.weights.packages import PACKAGED
+
     height, width = variant(name).preprocess.size
-    system = None if _needs_systems(name) else _outline(name)
-    return Size(height, width, 0 if system is None else sum(one.numel() for one in system.parameters()))
+    parameters = 0 if _needs_systems(name) else sum(one.numel() for one in _outline(name).parameters())
+    return Size(height, width, parameters, PACKAGED[name].package if name in PACKAGED else "-")
 
 
 def variant(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Writes foveal/sizes.txt: image size and parameters of each catalog system, which `foveal list` shows.
+"""Writes foveal/sizes.txt, which `foveal list` shows: image size, parameters and packaged weights of each system.
 
 Run it after a system is added or changed; tests/test_sizes.py compares the file with the systems.
 """

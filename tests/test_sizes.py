@@ -4,7 +4,7 @@ import pytest
 
 from foveal.catalog import ENTRIES, measured_size, sizes
 
-HEAVY = 50_000_000  # parameters of systems that take a second to build, even without numbers
+HEAVY = 20_000_000  # parameters of systems that take a second to build, even without numbers
 
 
 def test_every_system_has_a_size() -> None:

@@ -28,14 +28,12 @@ def run(words: list[str]) -> None:
 
 
 def _described(name: str) -> dict[str, Any]:
-    from foveal.weights.packages import PACKAGED
-
-    height, width, parameters = sizes()[name]
+    height, width, parameters, package = sizes()[name]
     return {
         **dict(zip(("name", "task", "family", "source"), (name, task_of(name), *told(name)), strict=True)),
         "image_size": [height, width],
         "parameters": parameters or None,  # of a system that is fitted, or made of others, they depend on these
-        "weights": PACKAGED[name].package if name in PACKAGED else None,
+        "weights": None if package == "-" else package,
     }
 
 
