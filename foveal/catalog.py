@@ -12,7 +12,7 @@ from functools import cache
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from foveal.errors import InputError, few, nearest
 
@@ -103,6 +103,32 @@ def told(name: str) -> tuple[str, str]:
     head = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8").split('"""')[1]
     source = re.search(r"arXiv:\d{4}\.\d{4,5}", head) or re.search(r"\b(19|20)\d\d\b", head)
     return " ".join(head.partition(":")[0].split()), source[0] if source else ""
+
+
+class Size(NamedTuple):
+    """Height and width of a system's images, its parameters, as `create` makes it without further settings, and the
+    package that brings weights of it, or "-"."""
+
+    height: int
+    width: int
+    parameters: int
+    package: str
+
+
+@cache
+def sizes() -> dict[str, Size]:
+    """The size of each catalog name, from a file that recipes/sizes.py writes, since building them all takes long."""
+    rows = (line.split("\t") for line in (Path(__file__).parent / "sizes.txt").read_text("utf-8").splitlines())
+    return {name: Size(int(height), int(width), int(count), package) for name, height, width, count, package in rows}
+
+
+def measured_size(name: str) -> Size:
+    """The size of a catalog name, counted. A system that consists of others, or is fitted, has what is there before."""
+    from foveal.weights.packages import PACKAGED
+
+    height, width = variant(name).preprocess.size
+    parameters = 0 if _needs_systems(name) else sum(one.numel() for one in _outline(name).parameters())
+    return Size(height, width, parameters, PACKAGED[name].package if name in PACKAGED else "-")
 
 
 def variant(name: str) -> Any:

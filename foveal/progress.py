@@ -12,6 +12,7 @@ from typing import Any, Self, TextIO, TypeVar
 from rich.cells import cell_len, set_cell_size
 
 from foveal.errors import one_line
+from foveal.wording import duration
 
 Item = TypeVar("Item")
 Part = TypeVar("Part", bound=Sized)
@@ -189,10 +190,3 @@ def _columns(stream: Any) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 80
-
-
-def duration(seconds: float) -> str:
-    """1 h 2 min, 3 min 4 s or 5.6 s."""
-    if seconds >= 3600:
-        return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
-    return f"{int(seconds // 60)} min {int(seconds % 60)} s" if seconds >= 60 else f"{seconds:.1f} s"

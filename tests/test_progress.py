@@ -11,7 +11,7 @@ import time
 import pytest
 
 from foveal import progress
-from foveal.progress import SILENT, Bar, duration, fitted
+from foveal.progress import SILENT, Bar, fitted
 
 
 class Terminal(io.StringIO):
@@ -163,7 +163,3 @@ def test_silence_takes_the_same_calls() -> None:
     SILENT.advance(2)
     SILENT.reach(3)
     assert list(SILENT.track([1, 2], "predicting")) == [1, 2]
-
-
-def test_durations() -> None:
-    assert [duration(seconds) for seconds in (5.61, 184, 3725)] == ["5.6 s", "3 min 4 s", "1 h 2 min"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from foveal.cli.common import answer, one_line, parse, table
+from foveal.cli.common import DATA, answer, one_line, parse, table
 from foveal.progress import Bar
 
 
@@ -16,8 +16,7 @@ class Check:
     Example: foveal check photos/
     """
 
-    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A built-in set, a folder of class folders, a CSV file, or data to detect in the layout of COCO, VOC or YOLO."""
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help=DATA)]
     json: bool = False
     """One JSON document on stdout."""
 

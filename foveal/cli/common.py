@@ -19,6 +19,12 @@ from foveal.cli import drop_output, nobody_reads
 from foveal.errors import InputError, one_line
 
 Arguments = TypeVar("Arguments")
+DATA = (
+    "Images and their labels: a built-in set (digits, scenes); a folder with one folder a class; a CSV file with "
+    "columns path, label[, split]; objects in COCO JSON, Pascal VOC XML or YOLO text files: their folder, the JSON "
+    "file or data.yaml. docs/data.md draws each layout."
+)
+Data = Annotated[str, tyro.conf.arg(help=DATA)]
 RunOrName = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|NAME")]
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
+from foveal.cli.common import Data, RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
 from foveal.progress import Bar
+from foveal.wording import counted
 
 MOST_CLASSES = 100  # in the table for the screen
 
@@ -23,8 +24,7 @@ class Evaluate(Published):
 
     system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
-    data: str
-    """A built-in set, a folder of images, or a file, as foveal check takes it."""
+    data: Data
     split: str | None = None
     """train, val, test or all. Default: test, else val, else all; of data that names no splits, and is not the data of
     the run, all. One line on stderr says which images were measured, and why."""
@@ -87,6 +87,7 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
     classes = dict(zip(system.labels, measured.evaluator.per_class(), strict=False))
     count = len(dataset) - len(loader.unreadable)
     described = f"{count:,} of {len(data):,} images: {reason}"
+    marks = {name: f" ({text})" for name, text in measured.few.items()}
     document = {
         "system": options.system,
         "data": options.data,
@@ -97,10 +98,12 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
         "unreadable": loader.unreadable,
         "metrics": measured.values,
         "classes": classes,
+        "few": measured.few,
     }
-    lines = [f"{options.system} on {options.data}, {dataset.split}: {count} images"]
+    lines = [f"{options.system} on {options.data}, {dataset.split}: {counted(count, 'image')}"]
     lines += [f"left out, as it cannot be read: {one_line(reason)}" for reason in loader.unreadable.values()]
-    lines.append(table(("metric", "value"), [(name, f"{value:.4f}") for name, value in measured.values.items()]))
+    rows = [(name, f"{value:.4f}{marks.get(name, '')}") for name, value in measured.values.items()]
+    lines.append(table(("metric", "value"), rows))
     lines += _classes(classes)
     if options.out:
         folder = Path(options.out)

@@ -31,6 +31,10 @@ class Predict(Published):
     """How many classes of an image to name; default 3."""
     threshold: float | None = None
     """Probability from which on an object is told; default 0.5."""
+    line_width: int | None = None
+    """Of boxes in the pictures, in pixels; default one that suits the picture."""
+    labels: Literal["scores", "names", "none"] | None = None
+    """What the pictures write at each object: its class and probability (the default), its class, or nothing."""
     plan: Literal["eager", "auto"] = "eager"
     """auto: measure the ways to run this system here, and take the fastest; for many images."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -53,6 +57,8 @@ def _predict(options: Predict, bar: Bar) -> int:
     from foveal.data.image import ImageError, read_image
     from foveal.memory import check_answering
     from foveal.report.answers import answers
+    from foveal.report.boxes import Style
+    from foveal.report.draw import MOST_SHOWN
     from foveal.train.stopping import stop_requests
 
     paths = image_files(options.images)
@@ -64,7 +70,9 @@ def _predict(options: Predict, bar: Bar) -> int:
         check_folder(Path(options.out))
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     folder = Path(options.out) if options.out else None
-    told = answers(system, folder, {"top": options.top, "threshold": options.threshold})
+    drawn = options.line_width is not None or options.labels is not None
+    style = Style(options.line_width, options.labels or "scores") if drawn else None
+    told = answers(system, folder, {"top": options.top, "threshold": options.threshold}, style)
     if options.memory == "check":
         for line in check_answering(system, 1):
             bar.say(f"foveal: {line}")
@@ -91,6 +99,9 @@ def _predict(options: Predict, bar: Bar) -> int:
         bar.stage("writing")
         try:
             told.save(document)  # first, for whoever reads the answers may leave early
+            if folder and len(predictions) > MOST_SHOWN:
+                note = f"the first {MOST_SHOWN} of {len(predictions):,} images have pictures; predictions.json has all"
+                bar.say(f"foveal: {folder}: {note}")
         finally:
             bar.close()
             answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))

@@ -24,12 +24,13 @@ from foveal.catalog import (
     task_of,
     variant,
 )
-from foveal.cli.common import answer, parse, table
+from foveal.cli.common import Data, answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest
 from foveal.progress import Bar
 from foveal.train.config import OF_A_FIT, TrainConfig, resolve
 from foveal.train.defaults import FineTuning, Start
+from foveal.wording import counted
 
 TEXT = "A system's name; foveal list shows them."
 NAME = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME", help=TEXT)]
@@ -45,9 +46,7 @@ class Options:
     its fine-tuning recipe.
     """
 
-    data: str
-    """A built-in set (digits, scenes), a folder of class folders, a CSV file with columns path, label[, split], or data
-    to detect in the layout of COCO, VOC or YOLO."""
+    data: Data
     weights: str | None = None
     """Published weights, or a run, to start from."""
     match: Matching = "names"
@@ -109,8 +108,8 @@ def run(words: list[str]) -> None:
     lines.append(table(("metric", "value"), [(metric, f"{value:.4f}") for metric, value in result.items()]))
     if refit:
         lines.append(
-            f"then trained anew on the train and val splits for {refit['epochs']} epochs; those are the weights kept, "
-            "which no figure above is of"
+            f"then trained anew on the train and val splits for {counted(refit['epochs'], 'epoch')}; those are the "
+            "weights kept, which no figure above is of"
         )
     if document["unreadable"]:
         lines.append(f"images that cannot be read: {len(document['unreadable'])}, listed in run.json")

@@ -16,6 +16,7 @@ from foveal.data.coco_shapes import bbox, keypoints, segmentation
 from foveal.data.dataset import SPLITS, Dataset
 from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_folder, split_named, subfolders
 from foveal.data.frames import Frame, Frames
+from foveal.data.layouts import beside, has_all_keys, json_files, sidecars
 from foveal.data.named import Finder
 from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
@@ -58,10 +59,16 @@ def recognise(root: Path) -> bool:
     return bool(_files(root))
 
 
+def recognise_content(root: Path) -> bool:
+    """Whether another folder holds such JSON files of images that lie beside that folder."""
+    return bool(_unnamed_files(root))
+
+
 def load(path: Path, complain: Complaints) -> Dataset:
     """A JSON file; or a folder with JSON files in it or in `annotations`, one a split, or one in each folder of a
     split. A file whose name or folder names no split is split by content. Raises InputError."""
     parts = {path: split_named(path.stem) or _folder_split(path)} if path.is_file() else _files(path)
+    parts = parts or _unnamed_files(path)
     if unclear := [file for file, split in parts.items() if split is None and len(parts) > 1]:
         raise InputError(f"{path}: the name of {unclear[0].name} does not say of which split it is: train, val or test")
     for file, split in parts.items():
@@ -118,6 +125,16 @@ def _files(root: Path) -> dict[Path, str | None]:
             return {file: split_named(file.stem) for file in files}
     inside = {folder: _instances(folder) for folder in splits}
     return {files[0]: splits[folder] for folder, files in inside.items() if len(files) == 1}
+
+
+def _unnamed_files(root: Path) -> dict[Path, str | None]:
+    """The JSON files in a folder of annotations by content, each with the split that its name or folder names."""
+    files = [file for folder in sidecars(root) for file in json_files(folder) if not file.stem.startswith(OTHERS)]
+    return {
+        file: split_named(file.stem) or split_named(str(file.parent.relative_to(root)))
+        for file in files
+        if has_all_keys(file)
+    }
 
 
 def _instances(folder: Path) -> list[Path]:
@@ -265,3 +282,6 @@ def _places(file: Path, root: Path) -> Iterator[Path]:
         yield base
         yield from (base / parent / name for parent in ("", "images") for name in (*named, *words))
         yield from (base / "images", base / "data")
+    inside = file.relative_to(root).parts
+    if len(inside) > 1 and inside[0].lower() != "annotations" and not split_folder(inside[0]):
+        yield from beside(root / inside[0])

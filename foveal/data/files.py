@@ -11,6 +11,7 @@ from pathlib import Path
 
 from foveal.data.image import HEIF, IMAGE_SUFFIXES, OTHERS
 from foveal.errors import InputError, few
+from foveal.wording import counted
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -44,7 +45,7 @@ class Tally:
         self.count += 1
 
     def __str__(self) -> str:
-        return f"{self.count} file{'s' if self.count > 1 else ''}, as {self.first}"
+        return f"{counted(self.count, 'file')}, as {self.first}"
 
 
 class Complaints:

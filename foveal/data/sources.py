@@ -10,13 +10,15 @@ from pathlib import Path
 from foveal.data import coco, voc, yolo
 from foveal.data.builtin import BUILT_IN
 from foveal.data.dataset import Dataset, ImageFiles
-from foveal.data.files import Complaints, image_files, report_alike, subfolders
+from foveal.data.files import Complaints, has_images, image_files, report_alike, subfolders
 from foveal.data.folders import from_folder, has_classes, only_folder, refuse_masks
 from foveal.data.labelled import unlabelled
+from foveal.data.layouts import only_pictures
 from foveal.data.objects import CLIPPED
 from foveal.data.table import from_csv
 from foveal.data.traits import sampled_notes
 from foveal.errors import InputError, nearest, one_line
+from foveal.wording import counted
 
 Reader = Callable[[Path, Complaints], Dataset]
 
@@ -100,36 +102,61 @@ def _all_images(root: Path, complain: Complaints) -> Dataset:
     if not (files := image_files(root, None, complain)):
         raise InputError(f"{root} has no images in it")
     if inner := [path for path in files if "/" in path]:
-        complain.note(f"read without classes: {len(files)} images, {len(inner)} of them in folders, as {inner[0]}")
+        complain.note(
+            f"read without classes: {counted(len(files), 'image')}, {len(inner)} of them in folders, as {inner[0]}"
+        )
     return unlabelled(str(root), ImageFiles(root, files))
 
 
 def _layouts(root: Path) -> dict[str, Reader]:
-    """The layouts of annotations of objects that a folder has."""
-    return {name: load for name, (recognise, load) in LAYOUTS.items() if recognise(root)}
+    """The layouts of annotations of objects that a folder has, by the names in it, else by the content of its files."""
+    return _named_layouts(root) or {name: load for name, (_, recognise, load) in LAYOUTS.items() if recognise(root)}
+
+
+def _named_layouts(root: Path) -> dict[str, Reader]:
+    return {name: load for name, (recognise, _, load) in LAYOUTS.items() if recognise(root)}
 
 
 def _from_layout(root: Path, complain: Complaints) -> Dataset:
     """A folder by what is in it: annotations of objects in one of the layouts, or else folders of classes."""
-    found = _layouts(root)
+    if (found := _layouts(root)) and not _named_layouts(root):
+        complain.note(f"read as {' and '.join(found)}, by the content of the files")
     if found.keys() <= {"YOLO"}:  # of which folders called images and labels are enough
         refuse_masks(root)
     if len(found) > 1:
         raise InputError(f"{root} has annotations of {' and of '.join(found)}: name the file, or move one away")
-    if not found and (inner := only_folder(root)) and (has_classes(inner) or _layouts(inner)):
-        complain.note(f"read in place of it, as the only folder in it: {inner}")
+    if not found and (inner := _inner(root)):
+        which = "only folder" if inner == only_folder(root) else "only folder with images"
+        complain.note(f"read in place of it, as the {which} in it: {inner}")
         return replace(_from_layout(inner, complain), source=str(root))
+    if found.keys() <= {"Pascal VOC"} and not (has_classes(root) or (found and has_images(root))):
+        _refuse_part(root)
     return next(iter(found.values()), from_folder)(root, complain)
+
+
+def _inner(root: Path) -> Path | None:
+    """The folder that holds all data of one that is passed."""
+    if (inner := only_folder(root)) and (has_classes(inner) or _layouts(inner)):
+        return inner
+    return inner if (inner := only_pictures(root)) and (_layouts(inner) or _inner(inner)) else None
+
+
+def _refuse_part(root: Path) -> None:
+    """Raise InputError where a folder is one of images or annotations of the layout that the folder above has."""
+    above = root.absolute().parent
+    if names := [*_named_layouts(above)]:
+        raise InputError(f"{root} is a part of {names[0]} data: pass {above}")
 
 
 def _from_table(path: Path, complain: Complaints) -> Dataset:
     return from_csv(path, None, complain)
 
 
-LAYOUTS: dict[str, tuple[Callable[[Path], bool], Reader]] = {
-    "COCO": (coco.recognise, coco.load),
-    "Pascal VOC": (voc.recognise, voc.load),
-    "YOLO": (yolo.recognise, yolo.load),
+# By names, by content, the reader.
+LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], bool], Reader]] = {
+    "COCO": (coco.recognise, coco.recognise_content, coco.load),
+    "Pascal VOC": (voc.recognise, voc.recognise_content, voc.load),
+    "YOLO": (yolo.recognise, yolo.recognise_content, yolo.load),
 }
 SUFFIXES: dict[str, Reader] = {
     ".csv": _from_table,

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foveal.data.dataset import SPLITS, Dataset
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, split_folder, subfolders
+from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, split_folder, split_named, subfolders
 from foveal.data.frames import Frame, Frames
 from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.layouts import IMAGES, beside, sidecars
 from foveal.data.named import plain
 from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
 from foveal.data.values import decode
 from foveal.data.voc_xml import Annotation, Item, read_annotation
 from foveal.errors import InputError, few
+from foveal.filesystem import open_file
 
 ANNOTATIONS = ("annotations", "labels", "xmls")  # in small letters
-IMAGES = ("jpegimages", "images", "data", "imgs")
 DEPTH = 2  # folders between the one that is passed and that of a year, as in VOCdevkit/VOC2012
 
 FROM_ZERO = "boxes that begin at pixel 0, while VOC counts from 1: this side stays, others are taken one lower"
@@ -43,6 +44,11 @@ class _Entry(NamedTuple):
 def recognise(root: Path) -> bool:
     """Whether there are XML files in a folder of annotations, or beside images, or so in folders of splits or years."""
     return bool(_sets(root)) or any(_has_xml(folder) for folder in (root, *_split_folders(root)))
+
+
+def recognise_content(root: Path) -> bool:
+    """Whether another folder holds VOC's XML files of images that lie beside that folder."""
+    return bool(_unnamed_sets(root))
 
 
 def load(root: Path, complain: Complaints) -> Dataset:
@@ -66,7 +72,7 @@ def load(root: Path, complain: Complaints) -> Dataset:
             complain.fault("images with two annotations", f"{entry.file}: {image} has one already, {shown[path]}")
             continue
         shown[path] = entry.file
-        kept.append((path, entry.split, found))
+        kept.append((path, _split(entry, image, root), found))
         frames.add(path, str(entry.file), found.size, (item.box for item in found.items if item.box is not None))
     frames.settle()
     for path, split, found in kept:
@@ -119,8 +125,37 @@ def _sets(root: Path, depth: int = DEPTH, split: int = UNSPLIT) -> list[_Set]:
     return found
 
 
+def _unnamed_sets(root: Path, split: int = UNSPLIT) -> list[_Set]:
+    """Folders of annotations by their content, where no name and no XML file beside an image tells."""
+    if found := [folder for folder in sidecars(root) if _holds_voc(folder)]:
+        splits = [split_named(folder.name) if split == UNSPLIT else None for folder in found]
+        codes = [SPLITS.index(own) if own else split for own in splits]
+        return [_Set(root, folder, code) for folder, code in zip(found, codes, strict=True)]
+    inner = [(folder, split_folder(folder.name)) for folder in subfolders(root)] if split == UNSPLIT else []
+    return [one for folder, own in inner if own for one in _unnamed_sets(folder, SPLITS.index(own))]
+
+
+def _split(entry: _Entry, image: Path, root: Path) -> int:
+    """The code of the split that an annotation is of, else of the one that its image's folder is named after."""
+    own = split_folder(image.parent.name) if entry.split == UNSPLIT and image.parent != root else None
+    return SPLITS.index(own) if own else entry.split
+
+
+def _holds_voc(folder: Path) -> bool:
+    """Whether the first XML file below a folder is an annotation."""
+    file = next(iter(_xml_below(folder)), None)
+    return file is not None and _begins_as_voc(file)
+
+
+def _begins_as_voc(file: Path) -> bool:
+    with open_file(file) as opened:
+        return b"<annotation" in opened.read(2**12).replace(b"\0", b"")  # as UTF-16 has it
+
+
 def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
     sets = _sets(root)
+    if not sets and not any(_has_xml(folder) for folder in (root, *_split_folders(root))):
+        sets = _unnamed_sets(root)
     for one in sets:
         yield from _of_set(one, complain)
     if sets:
@@ -135,7 +170,7 @@ def _entries(root: Path, complain: Complaints) -> Iterator[_Entry]:
 def _of_set(one: _Set, complain: Complaints) -> Iterator[_Entry]:
     """The annotations of a set that its lists name, or all of them where it has none."""
     files = {file.relative_to(one.annotations).with_suffix("").as_posix(): file for file in _xml_below(one.annotations)}
-    parents = _image_folders(one.folder) or [one.annotations, one.folder]
+    parents = _image_folders(one.folder) or [one.annotations, one.folder, *beside(one.annotations)]
 
     def entry(name: str, split: int) -> _Entry:
         inner = Path(name).parent

@@ -11,10 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from foveal.data.dataset import Dataset
-from foveal.data.files import Complaints, files_in, split_folder, subfolders
+from foveal.data.files import Complaints, split_folder, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.layouts import suffixes_below
 from foveal.data.objects import ObjectRows
-from foveal.data.yolo_files import Folders, has_labels, images_of, is_label_file, label_files, mirrors, parts_of
+from foveal.data.yolo_files import (
+    Folders,
+    has_labels,
+    images_of,
+    is_label_file,
+    label_files,
+    mirrors,
+    parts_of,
+    unnamed_labels,
+)
 from foveal.data.yolo_lines import UNKNOWN, Lines
 from foveal.data.yolo_settings import (
     Settings,
@@ -33,6 +43,11 @@ def recognise(root: Path) -> bool:
     names and label files; or label files beside images. Also whether the folder above does, which `load` then names as
     the one to pass."""
     return _is_data(root) or _misplaced(root) is not None
+
+
+def recognise_content(root: Path) -> bool:
+    """Whether another folder holds label files of images that lie beside that folder."""
+    return bool(unnamed_labels(root))
 
 
 def load(path: Path, complain: Complaints) -> Dataset:
@@ -98,7 +113,10 @@ def _is_data(root: Path) -> bool:
 
 def _is_pair(folder: Path) -> bool:
     inner = {one.name.lower(): one for one in subfolders(folder)}
-    return "images" in inner and "labels" in inner and not files_in(inner["labels"], ".xml")
+    if "images" not in inner or "labels" not in inner:
+        return False
+    suffixes = suffixes_below(inner["labels"])
+    return ".xml" not in suffixes and (".json" not in suffixes or ".txt" in suffixes)
 
 
 def _has_labelled_image(root: Path) -> bool:

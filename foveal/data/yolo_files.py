@@ -11,9 +11,11 @@ from typing import NamedTuple
 from foveal.data.dataset import SPLITS
 from foveal.data.files import Complaints, image_files, read_text, split_folder, split_named, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
+from foveal.data.layouts import beside, only_pictures, sidecars
 from foveal.data.splits import UNSPLIT
 from foveal.data.yolo_settings import CLASS_FILES, Settings, slashes
-from foveal.errors import InputError
+from foveal.errors import InputError, few
+from foveal.wording import counted
 
 SAMPLE = 200  # lines of a list by which the folder that its paths begin in is chosen
 
@@ -167,9 +169,9 @@ def _is_list(file: Path) -> bool:
 
 
 def _folders(root: Path, folders: Folders) -> list[Part]:
-    """images/train or train/images, for each split; else images, or the folder itself."""
+    """images/train or train/images, for each split; else images, the one folder with images, or the folder itself."""
     found = []
-    inner = folders.find(root / "images")
+    inner = folders.find(root / "images") or only_pictures(root)
     for folder in (*(subfolders(inner) if inner and inner.is_dir() else []), *subfolders(root)):
         split = split_folder(folder.name)
         if split is not None:
@@ -192,14 +194,15 @@ def label_files(
 
     Raises InputError where none of the label files has an image.
     """
-    places: dict[Path, list[tuple[Path, dict[str, list[str]]]]] = {}
+    parents, names = dict.fromkeys(image.parent for image in images), {alike(image.stem) for image in images}
+    places = {one: [(at, _stems(at, folders)) for at in _label_folders(one, root, folders)] for one in parents}
+    if not any(names & stems.keys() for own in places.values() for _, stems in own) and source.is_dir():
+        if unnamed := unnamed_labels(root):
+            complain.note(f"label files are read from {few([str(one) for one in unnamed])}, by their names")
+        places = {one: [(at, _stems(at, folders)) for at in _mirrored(one, root, unnamed)] for one in parents}
     found: list[Path | None] = []
     twice, users = [], defaultdict[Path, list[Path]](list)
     for image in images:
-        if image.parent not in places:
-            places[image.parent] = [
-                (folder, _stems(folder, folders)) for folder in _label_folders(image.parent, root, folders)
-            ]
         files = [
             folder / name
             for folder, stems in places[image.parent]
@@ -253,13 +256,26 @@ def _left_out(
             unsplit.append(name)
     if alone and not taken:
         raise InputError(
-            f"{source}: none of its {len(images)} images has a label file, but there are others, as "
+            f"{source}: none of its {counted(len(images), 'image')} has a label file, but there are others, as "
             f"{next(iter(alone))}; the labels of images/a.jpg belong into labels/a.txt"
         )
     if alone:
         complain.note(f"label files without an image, left out: {len(alone)}, as {next(iter(alone))}")
     if unsplit:
         complain.note(f"images in no split, left out: {len(set(unsplit))}, as {min(unsplit)}")
+
+
+def unnamed_labels(root: Path) -> list[Path]:
+    """Folders of label files by content: the name of such a file is that of an image at the same place in a folder
+    beside theirs, or beside that folder itself."""
+    return [one for one in sidecars(root) if any(mirrors(images, one) for images in (root, *beside(one)))]
+
+
+def _mirrored(folder: Path, root: Path, unnamed: Iterable[Path]) -> list[Path]:
+    """Where the label files of the images in a folder may be, in such folders, best first."""
+    inside = os.path.relpath(folder, root).split(os.sep)
+    found = [one.joinpath(*inside[start:]) for one in unnamed for start in range(len(inside) + 1)]
+    return [one for one in found if one.is_dir()]
 
 
 def is_label_file(file: Path) -> bool:

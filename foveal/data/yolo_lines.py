@@ -12,6 +12,7 @@ from foveal.data.files import Complaints, read_text
 from foveal.data.objects import ObjectRows
 from foveal.data.yolo_settings import Settings
 from foveal.errors import InputError
+from foveal.wording import counted
 
 UNKNOWN = "objects of no class"
 SAMPLE = 1000  # lines by whose geometry polygons are told from key points
@@ -171,7 +172,7 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
     reading = Reading((columns - 5) // numbers_each, numbers_each)
     found = evidence(values, numbers_each) if columns % 2 else -math.inf
     place = settings.file or "a data.yaml"
-    shown = f"a box and {reading.points} key point{'s' if reading.points > 1 else ''}"
+    shown = f"a box and {counted(reading.points, 'key point')}"
     if found <= -SURE:
         complain.note(
             f"lines of {columns} numbers are read as {shown} of {numbers_each} numbers; "

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, split_folder, subfolders
+from foveal.data.layouts import sidecars
 from foveal.errors import InputError
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")  # in lower case; the first one goes
@@ -75,7 +76,7 @@ def class_names(settings: Settings, source: Path, root: Path, complain: Complain
 
     Raises InputError, also where the folders of two splits name other classes.
     """
-    files = class_files(root)
+    files = class_files(root) or class_files(root, sidecars(root))
     listed = {file: _listed(file) for file in files}
     names = settings.names or next(iter(listed.values()), None)
     taken = settings.file if settings.names else next(iter(files), None)
@@ -93,12 +94,12 @@ def class_names(settings: Settings, source: Path, root: Path, complain: Complain
     return checked(taken, names)
 
 
-def class_files(root: Path) -> list[Path]:
-    """Files of class names in a folder, in its folder labels, in those of splits and their labels."""
+def class_files(root: Path, folders: list[Path] | None = None) -> list[Path]:
+    """Files of class names in a folder, in its folder labels, in those of splits and their labels; or in `folders`."""
     splits = [folder for folder in subfolders(root) if split_folder(folder.name)]
     inner = [folder for one in (root, *splits) for folder in subfolders(one) if folder.name.lower() == "labels"]
     found = []
-    for folder in (root, *inner[:1], *splits, *inner[1:]):
+    for folder in (root, *inner[:1], *splits, *inner[1:]) if folders is None else folders:
         by_name = {file.name.lower(): file for file in files_in(folder, ".txt", ".names", ".labels")}
         found += [by_name[name] for name in CLASS_FILES if name in by_name and not _has_image(by_name[name])]
     return found

@@ -53,6 +53,9 @@ class Evaluator(Protocol):
         """The figures of each class, by name, in the order of the system's labels; empty where there are none. A figure
         that rests on nothing, as the recall of a class without images, is left out."""
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        """Of figures of classes or objects: how many images or objects they rest on, and the noun of these."""
+
 
 EVALUATORS: dict[str, Callable[[Any], Evaluator]] = {
     "classify": lambda system: ClassifyEvaluator(len(system.labels)),

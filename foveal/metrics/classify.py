@@ -77,6 +77,9 @@ class ClassifyEvaluator:
         if other.total_loss is not None:
             self.total_loss = (self.total_loss or 0.0) + other.total_loss
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        return dict.fromkeys(("accuracy", "balanced_accuracy", "top5"), (len(self.answers[0]), "image"))
+
     def compute(self) -> dict[str, float]:
         truth, predicted = self.answers
         present = torch.bincount(truth, minlength=self.num_classes)

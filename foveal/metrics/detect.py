@@ -256,6 +256,14 @@ class DetectEvaluator:
         figures = coco_map([p for p, _ in pairs], [t for _, t in pairs], self.num_classes)
         return {"objects": objects, **{name: figures[name] for name in ("AP", "AP50", "AP75")}}
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        _, truths = tables(self.predictions, self.truths, self.num_classes)
+        areas = truths.area[~(truths.crowd | truths.ignored)]
+        counts = ((areas >= AREAS[:, :1]) & (areas <= AREAS[:, 1:])).sum(1).tolist()
+        ends = dict(zip(("", "s", "m", "l"), counts, strict=True))
+        names = [name.replace("AP", "mAP") for name in FIGURES]
+        return {name: (ends[name[-1] if name[-1] in "sml" else ""], "object") for name in names}
+
     def compute(self) -> dict[str, float]:
         figures = coco_map(self.predictions, self.truths, self.num_classes)
         return {name.replace("AP", "mAP"): value for name, value in figures.items() if value >= 0}

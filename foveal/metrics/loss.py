@@ -47,6 +47,9 @@ class LossEvaluator:
     def per_class(self) -> list[dict[str, float]]:
         return []
 
+    def basis(self) -> dict[str, tuple[int, str]]:
+        return {}
+
     def compute(self) -> dict[str, float]:
         figures = {name: total / self.count for name, total in self.sums.items()}
         if isinstance(self.codes, Tensor):

@@ -16,7 +16,7 @@ from foveal.data.image import write_image
 from foveal.data.writers import write_json, write_predictions
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.errors import InputError
-from foveal.report.boxes import draw_objects
+from foveal.report.boxes import Style, draw_objects
 from foveal.report.draw import MOST_SHOWN, save_predictions
 from foveal.report.letters import save_numbers
 from foveal.structures import Label, Objects
@@ -87,6 +87,7 @@ class Found:
     def __init__(self, system: System, folder: Path | None, setting: float | None) -> None:
         self.labels, self.known, self.folder = system.labels, system.class_ids, folder
         self.threshold = 0.5 if setting is None else setting
+        self.style = Style()
         self.predictions: list[Objects] = []
         self.names: list[str] = []
         self.files: set[str] = set()
@@ -100,7 +101,7 @@ class Found:
             self.predictions.append(prediction)
             self.names.append(name)
             if len(self.names) <= MOST_SHOWN:
-                write_image(self._file(name), draw_objects(image, seen, self.labels))
+                write_image(self._file(name), draw_objects(image, seen, self.labels, self.style))
         objects = [
             {"label": self.labels[label], "score": score, "box": box}
             for label, score, box in zip(
@@ -167,8 +168,9 @@ def predict(
     return entries
 
 
-def answers(system: System, folder: Path | None, settings: dict[str, Any]) -> Answers:
+def answers(system: System, folder: Path | None, settings: dict[str, Any], style: Style | None = None) -> Answers:
     """What tells the answers of a system. settings: the options that only some tasks have, None where one was not set.
+    style: how objects are drawn.
 
     Raises InputError for a task whose answers cannot be told, and for an option that has no effect on this one's."""
     name = system.name or type(system).__name__
@@ -180,7 +182,12 @@ def answers(system: System, folder: Path | None, settings: dict[str, Any]) -> An
     for option, value in settings.items():
         if value is not None and option != kind.option:
             raise InputError(f"{option} has no effect: {name} is a system to {system.task}, which takes {kind.option}")
-    return kind(system, folder, settings[kind.option])
+    told = kind(system, folder, settings[kind.option])
+    if style is not None:
+        if not isinstance(told, Found) or folder is None:
+            raise InputError("line_width and labels have no effect: they are of pictures of objects, in --out")
+        told.style = style
+    return told
 
 
 def image_ids(names: Sequence[str]) -> list[int | str]:

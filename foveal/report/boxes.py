@@ -1,21 +1,25 @@
 """Objects drawn on images: boxes with names that can be read, however large or small the image is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
+from foveal.errors import InputError
 from foveal.report.letters import default_font, drawn, font_of
 from foveal.structures import Objects, to_float
 
 # Colours that people with any kind of colour vision tell apart: Okabe and Ito 2008, "Color Universal Design".
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+# Of the objects of one class in an image, in turn: its colour, lighter, darker. The share of white or black in it.
+SHADES = ((0.0, 255), (0.55, 255), (0.45, 0))
 SIDES = (640, 1600)  # of a picture, the longer one: smaller images are enlarged, larger ones shrunk
 TEXT = 1 / 36  # height of the text as a share of that side
 PIXEL_ART = 64  # sides up to this are enlarged without blur
@@ -31,47 +35,76 @@ class Mark:
     dashed: bool = False
 
 
-def draw_objects(image: Tensor, objects: Objects, labels: Sequence[str]) -> Tensor:
+@dataclass(frozen=True)
+class Style:
+    """How objects are drawn. width: of lines, in pixels of the picture; None for one that suits its size. texts: what
+    is written at each object, its name with the score, its name, or nothing."""
+
+    width: int | None = None
+    texts: Literal["scores", "names", "none"] = "scores"
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 1 <= self.width <= 100:
+            raise InputError(f"line_width is from 1 to 100 pixels, not {self.width}")
+
+
+def draw_objects(image: Tensor, objects: Objects, labels: Sequence[str], style: Style | None = None) -> Tensor:
     """An image (3, H, W), uint8 or float in [0, 1], as a picture (3, H', W') uint8 with all objects on it: a colour a
-    class, the names with their scores; crowds, and what is too difficult to ask for, in dashes."""
-    return draw_marks(image, marks(objects, labels))
+    class, a shade of it an object; the names with their scores; crowds, and what is too difficult to be required, in
+    dashes."""
+    style = style or Style()
+    return draw_marks(image, marks(objects, labels, style.texts), width=style.width)
 
 
-def marks(objects: Objects, labels: Sequence[str]) -> list[Mark]:
-    """A mark for each object, in its class's colour."""
-    found = []
+def marks(objects: Objects, labels: Sequence[str], texts: Literal["scores", "names", "none"] = "scores") -> list[Mark]:
+    """A mark for each object, in a shade of its class's colour."""
+    found, before = [], Counter[int]()
     for row, (box, label) in enumerate(zip(objects.boxes.tolist(), objects.labels.tolist(), strict=True)):
         flags = {"crowd": objects.crowd, "ignored": objects.ignored}
         said = [f"({word})" for word, values in flags.items() if values is not None and bool(values[row])]
-        score = [] if objects.scores is None else [f"{float(objects.scores[row]):.2f}"]
-        text = " ".join([drawn(labels[label], label), *said, *score])
-        found.append(Mark(tuple(box), text, PALETTE[label % len(PALETTE)], bool(said)))
+        score = [] if objects.scores is None or texts != "scores" else [f"{float(objects.scores[row]):.2f}"]
+        text = "" if texts == "none" else " ".join([drawn(labels[label], label), *said, *score])
+        found.append(Mark(tuple(box), text, shade(PALETTE[label % len(PALETTE)], before[label]), bool(said)))
+        before[label] += 1
     return found
 
 
-def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SIDES, text: float = TEXT) -> Tensor:
+def shade(colour: str, number: int) -> str:
+    """The colour of the object of this number, from 0, of a class with this colour."""
+    share, end = SHADES[number % len(SHADES)]
+    red, green, blue = (round((1 - share) * part + share * end) for part in ImageColor.getrgb(colour)[:3])
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def draw_marks(
+    image: Tensor,
+    marks: Sequence[Mark],
+    sides: tuple[int, int] = SIDES,
+    text: float = TEXT,
+    width: int | None = None,
+) -> Tensor:
     """An image (3, H, W) as a picture (3, H', W') uint8, its longer side within `sides`, with the first marks on top.
 
-    text: height of letters as a share of the longer side.
+    text: height of letters as a share of the longer side. width: of lines in pixels; None for one that suits the size.
     """
     pixels = (to_float(image).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    height, width = pixels.shape[:2]
-    scale = min(max(1.0, sides[0] / max(height, width)), sides[1] / max(height, width))
-    if scale > 1 and max(height, width) <= PIXEL_ART:
+    shape = pixels.shape[:2]
+    scale = min(max(1.0, sides[0] / max(shape)), sides[1] / max(shape))
+    if scale > 1 and max(shape) <= PIXEL_ART:
         scale = float(round(scale))
-    size = max(1, round(scale * width)), max(1, round(scale * height))
-    way = Image.Resampling.NEAREST if max(height, width) <= PIXEL_ART else Image.Resampling.BICUBIC
+    size = max(1, round(scale * shape[1])), max(1, round(scale * shape[0]))
+    way = Image.Resampling.NEAREST if max(shape) <= PIXEL_ART else Image.Resampling.BICUBIC
     picture = Image.fromarray(pixels)
     picture = picture if picture.size == size else picture.resize(size, way)
     draw, side = ImageDraw.Draw(picture), max(size)
-    letters, thick = max(10, round(text * side)), max(2, round(side / 130))
+    letters, thick = max(10, round(text * side)), width or max(2, round(side / 130))
     places = [_within(mark.box, scale, size, thick) for mark in marks]
     for mark, place in reversed([*zip(marks, places, strict=True)]):
         _outline(draw, place, mark, thick)
     taken: list[_Text] = []
     for mark, place in zip(marks, places, strict=True):  # the first have the choice of where their texts stand
         if mark.text:
-            taken.append(_place(place, mark, letters, size, taken))
+            taken.append(_place(place, mark, letters, size, taken, places))
     for written in reversed(taken):
         _write(draw, written)
     return torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1)
@@ -134,8 +167,10 @@ def _place(
     letters: int,
     size: tuple[int, int],
     taken: Sequence[_Text],
+    boxes: Sequence[Sequence[float]],
 ) -> _Text:
-    """Where a mark's text goes: where it covers least of those that are placed already, and that is mostly nothing."""
+    """Where a mark's text goes: where it covers least of the texts that are placed already, mostly nothing, and of
+    places that are alike in this the one where it covers the smallest shares of all boxes."""
     x1, y1, x2, y2 = place
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
     font = _font(letters, font_of(text) or default_font())
@@ -149,7 +184,12 @@ def _place(
     fits = [(x, y) for x, y in corners if y >= 0 and y + height <= size[1]] or [(x1, y1)]
     spots = [(min(max(0.0, x), size[0] - width), min(max(0.0, y), size[1] - height)) for x, y in fits]
     areas = [(max(x, 0.0), max(y, 0.0), x + width, y + height) for x, y in spots]
-    chosen = min(areas, key=lambda area: sum(_shared(area, other.area) for other in taken))
+
+    def covered(area: tuple[float, float, float, float]) -> tuple[float, float]:
+        shares = (_shared(area, box) / max(1.0, (box[2] - box[0]) * (box[3] - box[1])) for box in boxes)
+        return sum(_shared(area, other.area) for other in taken), sum(shares)
+
+    chosen = min(areas, key=covered)
     return _Text(chosen, text, pad, mark.colour, font)
 
 

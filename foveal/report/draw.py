@@ -64,7 +64,7 @@ def save_pictures(directory: Path, pictures: Mapping[str, tuple[Tensor, Sequence
 def save_predictions(
     directory: Path, document: Mapping[str, Any], images: Sequence[Tensor], labels: Sequence[str]
 ) -> None:
-    """predictions.json, and predictions.png with the class and probability of each of the images, the first ones."""
+    """predictions.json, and predictions.png with the name, class and probability of each of the first images."""
     text = json.dumps(document, indent=1, ensure_ascii=False)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,10 @@ def save_predictions(
         raise InputError(f"cannot write {directory / 'predictions.json'}: {error.strerror}") from None
     if images:
         names = {label: drawn(label, index) for index, label in enumerate(labels)}
-        captions = [f"{names[row['label']]}\n{row['score']:.0%}" for row in document["predictions"][: len(images)]]
+        captions = [
+            f"{_middle(Path(row['image']).name)}\n{names[row['label']]} {row['score']:.0%}"
+            for row in document["predictions"][: len(images)]
+        ]
         save_numbers(directory, labels)
         save_figure(image_grid(images, captions), directory / "predictions.png")
 
@@ -171,6 +174,11 @@ def small(image: Tensor, side: int = 640) -> Tensor:
     scale = side / max(image.shape[-2:])
     height, width = (max(1, round(scale * n)) for n in image.shape[-2:])
     return image if scale >= 1 else resize(image, (height, width))
+
+
+def _middle(name: str, width: int = 22) -> str:
+    """A file's name without its middle where it is too long: both ends tell images of a series apart."""
+    return name if len(name) <= width else f"{name[: width // 2 - 1]}…{name[-(width // 2) :]}"
 
 
 def _short(caption: str, width: int = 22) -> str:

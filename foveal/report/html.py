@@ -12,12 +12,12 @@ from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.filesystem import write_text
-from foveal.progress import duration
 from foveal.report import classify, detect, generate, signals
 from foveal.report.curves import curves
-from foveal.report.parts import Html, facts, join, note, number, plain, scroll, table, tag, void
+from foveal.report.parts import Html, facts, join, marked, note, number, plain, scroll, table, tag, void
 from foveal.system import System
 from foveal.train.record import completed, is_epoch, read_metrics, read_record
+from foveal.wording import counted, duration
 
 Section = tuple[str, Html]
 
@@ -123,14 +123,15 @@ def _headline(
     figures = best["val"] if best else {}
     accuracy = record.get("frozen_accuracy")  # of starting weights, before training
     frozen = {} if accuracy is None else {"val accuracy of nearest neighbours, untrained": number(accuracy)}
-    tiles = {f"val {key.replace('_', ' ')}{before}": number(value) for key, value in figures.items()}
+    few = best.get("few", {}) if best else {}
+    tiles = {f"val {key.replace('_', ' ')}{before}": marked(key, value, few) for key, value in figures.items()}
     tiles |= {
         "best epoch": f"{best['epoch']} of {len(history)}" if best else "none yet",
         **frozen,
         "images": f"{sum(splits.values()):,}",
         "training time": duration(sum(epoch["seconds"] for epoch in history + again)),
     }
-    words = [record["task"], f"{len(data['labels']):,} classes" if data["labels"] else "no classes"]
+    words = [record["task"], counted(len(data["labels"]), "class", "classes") if data["labels"] else "no classes"]
     words += [f"{count:,} {split}" for split, count in splits.items()]
     if record["status"] != "finished":
         words.append(record["status"])
@@ -183,7 +184,7 @@ def _refit(record: Mapping[str, Any], again: list[dict[str, Any]]) -> Html:
     if "refit" in record:
         said += "The weights of the last epoch were kept. Only a test split can judge them; figures of val are older."
     else:
-        said += f"Stopped after {len(again)} epochs; the weights that were kept are still those of before."
+        said += f"Stopped after {counted(len(again), 'epoch')}; the weights that were kept are still those of before."
     return join([note(said), curves(again, None)])
 
 

@@ -84,6 +84,11 @@ def number(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10 else f"{value:.4g}"
 
 
+def marked(name: str, value: float, few: Mapping[str, str]) -> str:
+    """A figure, with what it rests on where that is almost nothing: 0.4100 (3 objects)."""
+    return number(value) + (f" ({few[name]})" if name in few else "")
+
+
 def plain(value: Any) -> str:
     """A setting as a person would write it."""
     match value:

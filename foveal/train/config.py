@@ -96,7 +96,8 @@ class TrainConfig:
     keep: int = 1
     """How many of the best epochs stay in the run directory, as epoch-N.safetensors, where it is more than one."""
     ema: float | None = UNSET
-    """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best."""
+    """Decay, per step, of the running mean of the weights, which is then what is evaluated and kept as best. The first
+    steps have a lower one, (1 + step) / (10 + step)."""
     label_smoothing: float = UNSET
     """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] = UNSET

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,9 @@ from foveal.train.distributed import ALONE, Ranks
 from foveal.train.origin import measured_view
 from foveal.train.parallel import Whole
 from foveal.weights.packages import PACKAGED, available
+from foveal.wording import counted
+
+FEW = 10  # images or objects under which a figure is marked
 
 
 def evaluate(
@@ -83,11 +86,13 @@ def evaluation_loader(
 @dataclass(frozen=True)
 class Measured:
     """What was found. values: the figures by name. rank: of two results the better has the higher one; empty where no
-    figure tells. evaluator: what the figures were computed from."""
+    figure tells. evaluator: what the figures were computed from. few: what a figure rests on, where that is almost
+    nothing."""
 
     values: dict[str, float]
     rank: tuple[float, ...]
     evaluator: Evaluator
+    few: dict[str, str] = field(default_factory=dict)
 
 
 def measure(
@@ -126,7 +131,10 @@ def measure(
         )
     signs = {"max": 1, "min": -1}
     rank = tuple(signs[better] * values[name] for name, better in figures.criteria if name in values)
-    return Measured(values, rank, figures)
+    few = {
+        name: counted(count, noun) for name, (count, noun) in figures.basis().items() if name in values and count < FEW
+    }
+    return Measured(values, rank, figures, few)
 
 
 def suited(system: System, dataset: Dataset) -> Dataset:

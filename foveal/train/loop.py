@@ -37,6 +37,7 @@ from foveal.train.step import NonFinite, step
 from foveal.train.stopping import StopRequests, stop_requests
 from foveal.train.teacher import find_teacher
 from foveal.train.track import tracker
+from foveal.wording import counted
 
 
 def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -> Run:
@@ -84,7 +85,9 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
             for phase in left:
                 screen.begin(phase.val_loader)
                 if phase.name != state.progress.phase:
-                    screen.say(f"{phase.name}: train and val together, {state.progress.best_epoch} epochs, anew")
+                    screen.say(
+                        f"{phase.name}: train and val together, {counted(state.progress.best_epoch, 'epoch')}, anew"
+                    )
                     begin_again(state, phase, run)
                 while not state.progress.over(config.patience):
                     if ranks.any(stop.requested)[0]:
@@ -98,6 +101,7 @@ def train(system: System, dataset: Dataset, config: TrainConfig | None = None) -
                         if phase.val_loader:
                             figures = measure(state.system, phase.val_loader, state.parallel, bar=screen)
                         record["val"] = figures.values if figures else {}
+                        record |= {"few": figures.few} if figures and figures.few else {}
                         rank = figures.rank if figures else ()
                         better = state.progress.close_epoch(rank)
                         record["best"] = better and (phase.chooses or state.progress.over(None))

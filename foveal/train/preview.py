@@ -11,7 +11,6 @@ import torch
 
 from foveal.data.dataset import Counted, Dataset
 from foveal.data.splits import absent_notes
-from foveal.progress import duration
 from foveal.structures import Batch
 from foveal.system import wait
 from foveal.train.depth import learning
@@ -20,6 +19,7 @@ from foveal.train.plan import Plan, choose
 from foveal.train.prepare import Phase
 from foveal.train.state import State
 from foveal.train.step import NonFinite, step
+from foveal.wording import counted, duration
 
 TIMED_STEPS = 3
 
@@ -30,10 +30,14 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     loader, augment, val_loader = phases[0].loader, phases[0].augment, phases[0].val_loader
     parameters = sum(parameter.numel() for parameter in system.parameters())
     val_images = len(val_loader.dataset) if val_loader else 0
-    line = f"{system.name or type(system).__name__}: {parameters:,} parameters, {len(system.labels)} classes"
-    lines = [f"{line}, {len(loader.dataset):,} training and {val_images:,} validation images"]
+    line = f"{system.name or type(system).__name__}: {parameters:,} parameters"
+    line += f", {counted(len(system.labels), 'class', 'classes')}" if system.labels else ""
+    lines = [f"{line}, {len(loader.dataset):,} training and {counted(val_images, 'validation image')}"]
     if left := loader.unused:
-        lines.append(f"an epoch has {len(loader):,} whole batches; {left:,} images sit it out, others each time")
+        lines.append(
+            f"an epoch has {counted(len(loader), 'whole batch', 'whole batches')}; "
+            f"{counted(left, 'image')} of the last one are left out, others each time"
+        )
     lines += _absent(loader.dataset)
     if augment.teacher:
         way = config.distill if config.distill == "hard" else f"{config.distill}, temperature {config.temperature:g}"
@@ -62,11 +66,11 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
         raise explain_failure(error, state, [first] * config.accumulate) from error
     state.follow(plan)
     if len(times) > 1:
-        measured = ", ".join(f"{name} {1000 * seconds:.3g} ms" for name, seconds in times.items())
+        measured = ", ".join(f"{name} {duration(seconds)}" for name, seconds in times.items())
         lines.append(f"plan: {plan}, the fastest of {measured} a step")
     batch, seconds = first.to(system.device).float(), times[str(plan)]
     kept = OPTIMIZER_TENSORS[config.optimizer]
-    line = f"{1000 * seconds:.3g} ms a step"
+    line = f"{duration(seconds)} a step"
     if not config.shard:  # what lies in shards cannot be copied, as the estimate does
         with plan.evaluating(), plan.autocast(system.device):
             memory = training_bytes(system, batch, moments=kept, ema=config.ema is not None)["total"]
@@ -79,7 +83,9 @@ def preview(state: State, phases: Sequence[Phase]) -> list[str]:
     again = " and as many of the refit" if len(phases) > 1 else ""
     others = " and ".join(["validation"] * bool(val_images) + ["report"] * config.report)
     also = f", {others} included," if others else ""
-    lines.append(f"{line}, {duration(whole)} for {config.epochs} epochs{again}{also} if the images come as fast")
+    lines.append(
+        f"{line}, {duration(whole)} for {counted(config.epochs, 'epoch')}{again}{also} if the images come as fast"
+    )
     return lines
 
 

@@ -95,6 +95,7 @@ class Epoch(TypedDict):
     step: NotRequired[Count]
     train: dict[str, float]
     val: dict[str, float]
+    few: NotRequired[dict[str, str]]
     best: bool
     lr: float | None
     seconds: Annotated[float, Between(0)]

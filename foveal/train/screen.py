@@ -6,10 +6,12 @@ from typing import Any
 
 from foveal.data.loader import Loader
 from foveal.errors import one_line
-from foveal.progress import Bar, duration
+from foveal.progress import Bar
 from foveal.train.config import TrainConfig
 from foveal.train.state import Progress
+from foveal.wording import duration
 
+FIGURES = 5  # of an epoch, in one line
 NOUNS = {"train": "epoch", "refit": "refit epoch"}
 
 
@@ -59,7 +61,7 @@ class Screen(Bar):
         self._line = [
             f"{NOUNS[progress.phase]} {progress.epoch + 1}/{progress.epochs} {self.gauge(progress.batch / batches)}",
             f"{duration(left)} left",
-            numbers(progress.means()),
+            numbers(losses(progress.means())),
             f"{speed['images_per_second']:,.0f} images/s",
             f"{speed['waiting']:.0%} waiting for data",
         ]
@@ -94,15 +96,33 @@ class Screen(Bar):
         """The line that closes an epoch."""
         if record["val"] and self._stepped:
             self.validation = time.monotonic() - self._stepped
-        val = f"val {numbers(record['val'])}  " if record["val"] or progress.phase == "train" else ""
-        best = "  best so far" if record["best"] and progress.phase == "train" else ""
-        self.say(
-            f"{NOUNS[progress.phase]} {progress.epoch}/{progress.epochs}  train {numbers(record['train'])}  {val}"
-            f"{record['images_per_second']:,.0f} images/s  waiting for data {record['waiting']:.0%}{best}"
-        )
+        self.say(epoch_line(record, progress))
 
 
-def numbers(values: Mapping[str, float]) -> str:
-    """Names and values for a line of text; a sum of one term is not said twice."""
-    shown = {name: value for name, value in values.items() if not (name == "loss" and len(values) == 2)}
-    return "  ".join(f"{one_line(name)} {value:.4g}" for name, value in (shown if len(shown) == 1 else values).items())
+def epoch_line(record: Mapping[str, Any], progress: Progress) -> str:
+    """At most five figures of an epoch: the loss in training, the first ones on the val split, and the speed or, where
+    a quarter of the time is spent waiting for data, that share. metrics.jsonl has all of them."""
+    train = losses(record["train"])
+    val = dict(list(record["val"].items())[: FIGURES - 1 - len(train)])
+    parts = [f"{NOUNS[progress.phase]} {progress.epoch}/{progress.epochs}", f"train {numbers(train)}"]
+    if val:
+        parts.append(f"val {numbers(val, record.get('few', {}))}")
+    waiting = record["waiting"]
+    parts.append(
+        f"waiting for data {waiting:.0%}" if waiting >= 0.25 else f"{record['images_per_second']:,.0f} images/s"
+    )
+    if record["best"] and progress.phase == "train":
+        parts.append("best so far")
+    return "  ".join(parts)
+
+
+def losses(terms: Mapping[str, float]) -> dict[str, float]:
+    """The whole loss, or that of each player, without the terms that it is the sum of."""
+    whole = {name: value for name, value in terms.items() if name.split("_")[-1] == "loss"}
+    return dict(list((whole or dict(terms)).items())[: FIGURES - 2])
+
+
+def numbers(values: Mapping[str, float], few: Mapping[str, str] | None = None) -> str:
+    """Names and values for a line of text. few: name -> what a figure rests on, where that is almost nothing."""
+    notes = {name: f" ({text})" for name, text in (few or {}).items()}
+    return "  ".join(f"{one_line(name)} {value:.4g}{notes.get(name, '')}" for name, value in values.items())

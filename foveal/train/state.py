@@ -171,10 +171,15 @@ class State:
         return self.config.lr * self.schedule(max(0, self.progress.step - 1)) if self.optimizers else None
 
     def update_average(self) -> None:
-        """average <- decay * average + (1 - decay) * weights, for parameters and running statistics."""
+        """average <- decay * average + (1 - decay) * weights, for parameters and running statistics.
+
+        After n steps the decay is min(ema, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage: in short
+        runs the average would else be mostly the random weights that it began with.
+        """
         if self.average is not None and self.config.ema is not None:
             values = self.parallel.local([value.detach() for _, value in _floats(self.system)])
-            torch._foreach_lerp_(self.parallel.local(list(self.average.values())), values, 1 - self.config.ema)
+            decay = min(self.config.ema, (1 + self.progress.step) / (10 + self.progress.step))
+            torch._foreach_lerp_(self.parallel.local(list(self.average.values())), values, 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -243,3 +243,34 @@ def test_words_that_have_no_effect(
         monkeypatch.setattr(f"foveal.cli.{verb}.find_system", lambda *words, **settings: foveal.create("lenet"))
     assert "threshold has no effect: lenet is a system to classify" in fails("predict", "x", one, "--threshold", 0.3)
     assert "object has no effect: lenet" in fails("explain", "x", one, "--object", 1)
+
+
+def test_predict_with_a_style(works: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:
+    pictures = {}
+    for kind in ("scores", "names", "none"):
+        works("predict", "run", photos / "000030.png", "--out", tmp_path / kind, "--labels", kind, "--line-width", 9)
+        pictures[kind] = (tmp_path / kind / "000030_objects.png").read_bytes()
+    assert len(set(pictures.values())) == 3
+
+
+def test_a_style_without_pictures_has_no_effect(fails: Callable[..., str], photos: Path) -> None:
+    assert "line_width and labels have no effect" in fails("predict", "run", photos, "--line-width", 3)
+
+
+def test_predict_says_how_many_images_have_pictures(
+    works: Callable[..., Answer], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foveal.report.draw.MOST_SHOWN", 2)
+    monkeypatch.setattr("foveal.report.answers.MOST_SHOWN", 2)
+    answer = works("predict", "run", photos, "--out", tmp_path / "out")
+    count = len(list(photos.iterdir()))
+    assert f"the first 2 of {count} images have pictures" in answer.err
+    assert len(list((tmp_path / "out").glob("*_objects.png"))) == 2
+
+
+def test_evaluate_marks_figures_over_few_objects(works: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:
+    entries = {"000030.png": [(1, 8, 8, 16, 16)]}
+    file = write_json(photos / "instances_val.json", coco({1: "green", 2: "red"}, entries, size=(64, 64)))
+    answer = works("evaluate", "run", "--data", file, "--workers", 0)
+    assert "(1 object)" in answer.out
+    assert "1 image" in answer.out

@@ -1,5 +1,7 @@
 """foveal list, foveal cost"""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +17,23 @@ def test_list(works: Callable[..., Answer]) -> None:
         ["name", "task"],
         *([name, task] for task in ("classify", "detect", "generate") for name in foveal.names(task)),
     ]
-    assert "vgg11\tclassify\tVGG\tarXiv:1409.1556" in lines
+    assert "vgg11\tclassify\tVGG\tarXiv:1409.1556\t224 x 224\t132,863,336\t-" in lines
+    assert "lenet\tclassify\tLeNet-5\t1998\t32 x 32\t61,706\tfoveal" in lines
+    assert next(line for line in lines if line.startswith("knn\t")).split("\t")[5] == "-"
     assert all(len(line.split("\t")[2]) in range(3, 90) for line in lines)
+
+
+def test_a_list_is_fast() -> None:
+    """It imports neither torch nor the systems."""
+    code = "import sys; from foveal.cli.list import run; run([]); print('torch' in sys.modules, file=sys.stderr)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stderr.split() == ["False"]
 
 
 def test_list_of_a_task(works: Callable[..., Answer]) -> None:
     document = works("list", "--task", "classify", "--json").document()
     lenet = {"name": "lenet", "task": "classify", "family": "LeNet-5", "source": "1998"}
+    lenet |= {"image_size": [32, 32], "parameters": 61706, "weights": "foveal"}
     assert lenet in document["systems"]
     assert {system["task"] for system in document["systems"]} == {"classify"}
 

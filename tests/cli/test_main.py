@@ -4,16 +4,21 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import pytest
 
 import foveal
+from foveal.catalog import ENTRIES
 from foveal.cli import VERBS, common, main
+from foveal.cli.common import DATA, parse
+from foveal.cli.train import _own_settings
+from foveal.data.builtin import BUILT_IN
 from tests.cli.conftest import Answer
 
 
@@ -241,3 +246,24 @@ def test_an_answer_has_the_bold_headings_of_its_table_alone(
     monkeypatch.setattr(sys, "stdout", terminal)
     common.answer({}, False, "\x1b[1mone\x1b[0m\n\x1b[31m")
     assert terminal.getvalue() == "\x1b[1mone\x1b[0m\n\\x1b[31m\n"
+
+
+@pytest.mark.parametrize("words", [("check",), ("evaluate",), ("train",), ("train", "lenet")])
+def test_help_names_all_formats_of_data(works: Callable[..., Answer], words: tuple[str, ...]) -> None:
+    text = " ".join(works(*words, "--help").out.replace("│", " ").split())
+    assert DATA in text
+    assert all(name in DATA for name in (*BUILT_IN, "CSV", "COCO JSON", "Pascal VOC XML", "YOLO", "one folder a class"))
+
+
+def test_no_option_has_a_bare_number_for_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a nested list would be offered. Each kind of setting once, whatever systems have it."""
+    kinds: dict[str, Any] = {}
+    for name in ENTRIES:
+        for kind in get_type_hints(_own_settings(name), include_extras=True).values():
+            kinds.setdefault(repr(kind.__origin__), kind)
+    settings = TypedDict("Settings", {f"setting_{n}": kind for n, kind in enumerate(kinds.values())}, total=False)
+    with pytest.raises(SystemExit):
+        parse(settings, "train", ["--help"])
+    options = re.findall(r"--[\w.-]+", capsys.readouterr().out)
+    assert any(option.startswith("--setting") for option in options)
+    assert not [option for option in options if re.search(r"^--\d|\.\d", option)]

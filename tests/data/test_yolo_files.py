@@ -192,7 +192,8 @@ def test_labels_of_which_none_has_an_image(tmp_path: Path) -> None:
     make(tmp_path)
     for split in SPLITS:
         (tmp_path / "labels" / split / f"{split}1.txt").unlink()
-    (tmp_path / "labels").rename(tmp_path / "annotations")
+        for file in (tmp_path / "labels" / split).iterdir():
+            file.rename(file.with_name(f"of_{file.name}"))
     refused(tmp_path, "none of its 6 images has a label file", "train0.txt", "labels/a.txt")
 
 

@@ -8,7 +8,7 @@ import torch
 
 from foveal.errors import InputError
 from foveal.metrics import coco_map, evaluator, precision_recall, voc_ap
-from foveal.metrics.detect import DetectEvaluator
+from foveal.metrics.detect import FIGURES, DetectEvaluator
 from foveal.structures import Batch, Objects
 
 
@@ -341,3 +341,18 @@ def test_figures_of_each_class_are_those_of_it_alone() -> None:
         {"objects": 0},
     ]
     assert collected.compute()["mAP50"] == 1.0
+
+
+def test_how_many_objects_a_figure_rests_on() -> None:
+    """Crowds and ignored objects are not required, and each size has its own."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 32, 32], [0, 0, 50, 50], [0, 0, 100, 100], [0, 0, 20, 20]])
+    crowd = torch.tensor([False, False, False, False, True])
+    evaluator = DetectEvaluator(1)
+    evaluator.truths = [Objects(boxes, torch.zeros(5, dtype=torch.int64), crowd=crowd)]
+    evaluator.predictions = [Objects(boxes[:1], torch.zeros(1, dtype=torch.int64), torch.ones(1))]
+    basis = evaluator.basis()
+    assert basis.keys() == {name.replace("AP", "mAP") for name in FIGURES}
+    # 32 x 32 is small and medium, as COCO counts it.
+    counts = {name: count for name, (count, _) in basis.items()}
+    assert (counts["mAP"], counts["mAP50"], counts["mAPs"], counts["mAPm"], counts["mAPl"]) == (4, 4, 2, 2, 1)
+    assert (counts["AR100"], counts["ARl"]) == (4, 1)

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from foveal.errors import InputError
 from foveal.report import boxes as module
-from foveal.report.boxes import PALETTE, Mark, draw_marks, draw_objects, marks
+from foveal.report.boxes import PALETTE, Mark, Style, draw_marks, draw_objects, marks, shade
 from foveal.structures import Objects
 
 
@@ -101,3 +102,41 @@ def test_no_objects() -> None:
     none = Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
     image = torch.randint(0, 256, (3, 700, 700), dtype=torch.uint8)
     assert torch.equal(draw_objects(image, none, ("a",)), image)
+
+
+def test_objects_of_one_class_are_told_apart() -> None:
+    found = Objects(torch.rand(4, 4), torch.tensor([1, 0, 1, 1]), torch.ones(4))
+    colours = [mark.colour for mark in marks(found, ("cat", "dog"))]
+    assert colours[:2] == [PALETTE[1], PALETTE[0]]
+    assert len(set(colours)) == 4
+
+
+def test_shades_of_a_colour_differ_in_lightness() -> None:
+    """So that eyes without any colour tell them apart."""
+    for colour in PALETTE:
+        parts = [[int(shade(colour, n)[k : k + 2], 16) / 255 for k in (1, 3, 5)] for n in range(3)]
+        light = [0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 for red, green, blue in parts]
+        assert light[2] < light[0] - 0.04 < light[1] - 0.1
+
+
+def test_a_text_does_not_cover_a_small_neighbour() -> None:
+    """Above the large box, where its text would stand, lies a small one; below it is room."""
+    large, small = Mark((200, 200, 600, 500), "large", PALETTE[0]), Mark((205, 176, 235, 196), "", PALETTE[1])
+    picture = draw_marks(torch.zeros(3, 640, 640), [large, small])
+    rows = shows(picture, PALETTE[1]).nonzero()[:, 0]
+    alone = shows(draw_marks(torch.zeros(3, 640, 640), [small]), PALETTE[1])
+    assert len(rows) == int(alone.sum())
+
+
+def test_styles() -> None:
+    found = Objects(torch.tensor([[100.0, 100, 500, 500]]), torch.tensor([0]), torch.tensor([0.9]))
+    image = torch.zeros(3, 640, 640)
+    assert [mark.text for kind in ("scores", "names", "none") for mark in marks(found, ("cat",), kind)] == [
+        "cat 0.90",
+        "cat",
+        "",
+    ]
+    picture = draw_objects(image, found, ("cat",), Style(11, "none"))
+    assert int(shows(picture, PALETTE[0])[300, :300].sum()) == 11
+    with pytest.raises(InputError, match="line_width is from 1 to 100"):
+        Style(0)

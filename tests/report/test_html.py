@@ -15,10 +15,10 @@ import foveal
 from foveal.data.dataset import Dataset
 from foveal.data.image import ImageError
 from foveal.errors import InputError
-from foveal.progress import duration
 from foveal.report.html import write_report
 from foveal.system import System
 from foveal.train.config import TrainConfig
+from foveal.wording import duration
 from tests.report.page import facts, read, rows, said, section, titles
 from tests.toys import Captioner, Detector, Gan, NearestMean, brightness, small_digits, squares, unlabelled
 

@@ -66,13 +66,14 @@ def test_clipping_bounds_the_step() -> None:
 
 
 def test_average_follows_its_equation() -> None:
+    """average <- d * average + (1 - d) * weights with d = min(ema, (1 + n) / (10 + n)) after n steps."""
     system = build("resnet_nano")
-    state = state_of(system, ema=0.9)
+    state = state_of(system, ema=0.25)
     name = "stage1.0.branch.conv1.weight"
     expected = system.state_dict()[name].clone()
-    for batch in batches(system, 16, 4):
-        step(state, [batch])
-        expected = 0.9 * expected + 0.1 * system.state_dict()[name]
+    for batch, decay in zip(batches(system, 16, 4), (1 / 10, 2 / 11, 3 / 12, 0.25), strict=True):
+        state.progress.add(step(state, [batch]), 1)
+        expected = decay * expected + (1 - decay) * system.state_dict()[name]
     own = system.state_dict()[name].clone()
     assert torch.allclose(state.average[name], expected, atol=1e-6)
     with state.averaged():
