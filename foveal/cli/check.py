@@ -17,6 +17,8 @@ class Check:
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """A built-in set, a folder of class folders, a CSV file, or data to detect in the layout of COCO, VOC or YOLO."""
+    outside: bool = False
+    """Let links and annotations of the data lead to files outside its folder."""
     json: bool = False
     """One JSON document on stdout."""
 
@@ -25,7 +27,7 @@ def run(words: list[str]) -> int:
     options = parse(Check, "check", words)
     from foveal.data.check import check_source
 
-    found = check_source(options.data)
+    found = check_source(options.data, outside=options.outside)
     lines = [table(*found.table())] if found.counts else []
     for title, items in found.groups():
         lines += [f"{title} ({len(items)}):", *(f"  {one_line(item)}" for item in items)] if items else []

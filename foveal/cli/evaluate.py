@@ -21,6 +21,8 @@ class Evaluate(Published):
     """A run or checkpoint; or a system's name, with --weights."""
     data: str
     """A built-in set, a folder of images, or a file, as foveal check takes it."""
+    outside: bool = False
+    """Let links and annotations of the data lead to files outside its folder."""
     split: str | None = None
     """train, val or test; default test, else val, else all images."""
     out: str | None = None
@@ -59,7 +61,7 @@ def run(words: list[str]) -> None:
         from foveal.report.answers import check_saved
 
         check_saved(system)
-    dataset = load_dataset(options.data, system.task, options.split).evaluation_split()
+    dataset = load_dataset(options.data, system.task, options.split, outside=options.outside).evaluation_split()
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     judge = None

@@ -9,9 +9,9 @@ from foveal.data.sources import survey
 from foveal.errors import InputError
 
 
-def check_source(source: str | PathLike[str]) -> Findings:
-    """`check` of the data at a source, with all that is wrong with how it is laid out."""
-    dataset, complaints = survey(source)
+def check_source(source: str | PathLike[str], *, outside: bool = False) -> Findings:
+    """`check` of the data at a source, with all that is wrong with how it is laid out. outside: as `load_dataset`."""
+    dataset, complaints = survey(source, outside=outside)
     found = Findings({}) if dataset is None else check(dataset)
     found.add(complaints)
     return found

@@ -17,7 +17,7 @@ from foveal.data.dataset import SPLITS, Dataset
 from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_folder, split_named, subfolders
 from foveal.data.frames import Frame, Frames
 from foveal.data.named import Finder
-from foveal.data.objects import ObjectRows
+from foveal.data.objects import MAX_MASKS, ObjectRows
 from foveal.data.splits import UNSPLIT
 from foveal.data.values import number, side
 from foveal.errors import InputError, few
@@ -76,7 +76,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
     images: list[tuple[int, list[_Image]]] = []
     for file, split in parts.items():
         notes: list[str] = []
-        document = read_document(file, notes)
+        document = read_document(complain.own(file), notes)
         categories = read_categories(file, document)
         if above := root_category(document):
             notes.append(f"{file}: category 0, {above['name']!r}, groups the others and has no annotation; left out")
@@ -96,9 +96,10 @@ def load(path: Path, complain: Complaints) -> Dataset:
         for image in found:
             if (frame := frames[image.path]) is not None:
                 rows.image(root, image.path, code, frame.size, image.identity)
-                place = root / image.path
-                for annotation in image.annotations:
-                    _add(rows, annotation, frame, place)
+                place, height, width = root / image.path, *frame.stated
+                room = MAX_MASKS // max(1, height * width)
+                for number, annotation in enumerate(image.annotations):
+                    _add(rows, annotation, frame, place, masked=frame.same or number < room)
     return replace(rows.dataset(str(path), root, list(order), hints), class_ids=ids)
 
 
@@ -163,6 +164,8 @@ def _images(
             complain.fault("missing images", f"{where}: there is no {find.plainly(name)}{several}")
             continue
         path = os.path.relpath(there, root)
+        if not complain.admits(root / path, where):
+            continue
         if path in found:
             complain.fault("files of two images", f"{where}: {name} is there twice")
             continue
@@ -213,7 +216,8 @@ def _annotations(
     return found
 
 
-def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -> None:
+def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path, masked: bool) -> None:
+    """masked: masks are read; in another frame each has to be decoded."""
     where, entry, label, box, choice = annotation
     if box is None:
         rows.complain.fault("annotations without a bbox", f"{where}: its bbox is not four numbers")
@@ -227,6 +231,8 @@ def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -
     except InputError as error:
         rows.choices("key points that are left out, while their boxes stay", f"{where}: {error}")
     try:
+        if not masked:
+            raise InputError(f"those of its image have more than {MAX_MASKS:,} pixels")
         mask = segmentation(entry.get("segmentation"), frame, corners, image)
     except InputError as error:
         rows.choices("masks that are left out, while their boxes stay", f"{where}: {error}")

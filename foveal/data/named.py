@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from foveal.data.files import Complaints, image_files, split_named
+from foveal.data.files import DEEPEST, Complaints, image_files, split_named
 
 PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that is uploaded
 
@@ -50,7 +50,7 @@ class Finder:
             return path
         for text in dict.fromkeys((name.replace("\\", "/"), plain(name))):
             parts = PurePosixPath(text).parts
-            for start in range(len(parts)):
+            for start in range(max(0, len(parts) - DEEPEST), len(parts)):
                 found = [str(place.joinpath(*parts[start:])) for place in self.places]
                 found = list(dict.fromkeys(os.path.normpath(path) for path in found if os.path.isfile(path)))
                 if found:
@@ -64,7 +64,7 @@ class Finder:
         """The one image anywhere below whose name differs in case or Label Studio's prefix alone, of several the one in
         folders of the same names."""
         found, parents = self._images().get(_key(name.name), []), name.parent.parts
-        for start in range(len(parents)):
+        for start in range(max(0, len(parents) - DEEPEST), len(parents)):
             tail = parents[start:]
             if same := [path for path in found if PurePosixPath(path).parent.parts[-len(tail) :] == tail]:
                 return self._one(same)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
-from foveal.report.letters import default_font, drawn, font_of
+from foveal.report.letters import default_font, drawn, font_of, shortened
 from foveal.structures import Objects, to_float
 
 # Colours that people with any kind of colour vision tell apart: Okabe and Ito 2008, "Color Universal Design".
@@ -44,7 +44,7 @@ def marks(objects: Objects, labels: Sequence[str]) -> list[Mark]:
         flags = {"crowd": objects.crowd, "ignored": objects.ignored}
         said = [f"({word})" for word, values in flags.items() if values is not None and bool(values[row])]
         score = [] if objects.scores is None else [f"{float(objects.scores[row]):.2f}"]
-        text = " ".join([drawn(labels[label], label), *said, *score])
+        text = " ".join([shortened(drawn(labels[label], label)), *said, *score])
         found.append(Mark(tuple(box), text, PALETTE[label % len(PALETTE)], bool(said)))
     return found
 
@@ -63,6 +63,7 @@ def draw_marks(image: Tensor, marks: Sequence[Mark], sides: tuple[int, int] = SI
     way = Image.Resampling.NEAREST if max(height, width) <= PIXEL_ART else Image.Resampling.BICUBIC
     picture = Image.fromarray(pixels)
     picture = picture if picture.size == size else picture.resize(size, way)
+    marks = [mark for mark in marks if np.isfinite(mark.box).all()]  # a system that diverged predicts others
     draw, side = ImageDraw.Draw(picture), max(size)
     letters, thick = max(10, round(text * side)), max(2, round(side / 130))
     places = [_within(mark.box, scale, size, thick) for mark in marks]
@@ -137,7 +138,7 @@ def _place(
 ) -> _Text:
     """Where a mark's text goes: where it covers least of those that are placed already, and that is mostly nothing."""
     x1, y1, x2, y2 = place
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
+    text = shortened("".join(c if c.isprintable() else repr(c)[1:-1] for c in shortened(mark.text)))
     font = _font(letters, font_of(text) or default_font())
     pad = max(2, round(font.size / 5))
     while len(text) > 4 and font.getlength(text) + 2 * pad > size[0]:
