@@ -203,13 +203,15 @@ def check_output(path: str | PathLike[str], inputs: Iterable[Path]) -> None:
     path = Path(path)
     for source in inputs:
         with contextlib.suppress(OSError):
-            if os.path.samefile(path, source) or (path.is_dir() and os.path.samefile(path, source.parent)):
-                what = "is an input" if not path.is_dir() else f"holds the input {source.name}"
+            same = os.path.samefile(path, source)
+            if same or (path.is_dir() and os.path.samefile(path, source.parent)):
+                what = "is an input" if same else f"holds the input {source.name}"
                 raise InputError(f"{path} {what}, which is not overwritten: write to {_free(path)}")
 
 
 def _free(path: Path) -> Path:
     """A path like this one at which there is nothing."""
+    path = Path(os.path.abspath(path)) if path.name in ("", "..") else path
     number, stem = 1, f"{path.stem}_out"
     free = path.with_name(f"{stem}{path.suffix}")
     while os.path.lexists(free):

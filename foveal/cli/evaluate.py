@@ -8,6 +8,7 @@ from typing import Any
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output
 
 
 @dataclass
@@ -56,12 +57,16 @@ def run(words: list[str]) -> None:
 
     if options.out:
         check_folder(Path(options.out))
+        data = Path(options.data)
+        check_output(options.out, [data if data.is_dir() else data.parent] if data.exists() else [])
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     if options.out:
         from foveal.report.answers import check_saved
 
         check_saved(system)
     dataset = load_dataset(options.data, system.task, options.split, outside=options.outside).evaluation_split()
+    if options.out and not dataset.in_memory:
+        check_output(options.out, {Path(dataset.name(index)).parent for index in range(len(dataset))})
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     judge = None

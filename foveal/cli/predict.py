@@ -10,6 +10,7 @@ import tyro
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output
 
 
 @dataclass
@@ -54,6 +55,8 @@ def run(words: list[str]) -> int:
         raise InputError(f"there is no image {paths[0]}")
     if options.out:
         check_folder(Path(options.out))
+        named = [path for path in map(Path, options.images) if path.is_dir()]
+        check_output(options.out, dict.fromkeys([*named, *(path.parent for path in paths)]))
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     folder = Path(options.out) if options.out else None
     told = answers(system, folder, {"top": options.top, "threshold": options.threshold})

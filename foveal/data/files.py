@@ -89,8 +89,8 @@ class Complaints:
         if self.collected is None:
             raise InputError(summary)
         self.collected += list(each) or [summary]
-        if len(self.collected) > 10 * MOST:
-            raise InputError(f"more than {10 * MOST:,} faults; what follows was not read")
+        if len(self.collected) > 2 * MOST:
+            raise InputError(f"more than {2 * MOST:,} faults; what follows was not read")
 
     def fault(self, kind: str, text: str) -> None:
         """Note what cannot be understood; `settle` complains of it together with the others of its kind. Raises

@@ -12,7 +12,7 @@ from foveal.data.values import number, read_text, side
 from foveal.errors import InputError
 
 Box = tuple[float, float, float, float]
-MAX_XML = 2**24  # bytes; 20,000 objects have a quarter of it
+MAX_XML = 2**23  # bytes; 20,000 objects have half of it
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 

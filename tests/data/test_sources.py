@@ -304,10 +304,14 @@ def test_the_same_row_twice_is_the_same_image(images: Path) -> None:
 def test_a_csv_that_cannot_be_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(images, "\n".join(LINES))
 
-    def refuse(file: Path, *arguments: object, **settings: object) -> None:
-        raise PermissionError(13, "Permission denied", str(file))
+    opened = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    def refuse(file: object, *arguments: object, **settings: object) -> object:
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse)
     error(path, str(path), "Permission denied")
 
 
