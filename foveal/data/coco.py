@@ -256,10 +256,10 @@ def _finder(file: Path, names: list[str], root: Path, split: str | None) -> Find
     """A finder of a file's images, which begins with the folder that has most of them."""
     few_names = [name for name in names[:: max(1, len(names) // 50)] if "\0" not in name]
     places = list(dict.fromkeys(_places(file, root)))
-    hits = [sum(os.path.isfile(place / name) for name in few_names) for place in places]
+    hits = [sum(os.path.isfile(os.path.join(place, name)) for name in few_names) for place in places]
     if not any(hits):
         more = [name for name in names[:: max(1, len(names) // SAMPLE)] if "\0" not in name]
-        hits = [sum(os.path.isfile(place / name) for name in more) for place in places]
+        hits = [sum(os.path.isfile(os.path.join(place, name)) for name in more) for place in places]
     return Finder(sorted(places, key=lambda place: -hits[places.index(place)]), names, root, split)
 
 

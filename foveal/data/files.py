@@ -27,7 +27,7 @@ BESIDE_SPLITS = frozenset(
 )
 DIGITS = 100  # of a number within a name; Python converts no more than a few thousand
 MOST = 10_000  # faults of one kind, after which no more are collected: each costs a search
-DEEPEST = 64  # folders of a path, by whose tails a file is searched for
+DEEPEST = 24  # folders of a path, by whose tails a file is searched for
 ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
 BLANKS = string.whitespace + "\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u202f\u205f\u3000."  # and those at U+2000
 BLANKS += "".join(map(chr, (0x1680, *range(0x2000, 0x200B))))

@@ -11,7 +11,23 @@ from pathlib import Path
 
 # Folders of the files that users name, whose images usually lie beside them: annotations/train.json, images/a.jpg.
 BESIDE_IMAGES = frozenset(
-    "annotation annotations label labels list lists split splits csv json meta metadata cfg config configs".split()
+    [
+        "annotation",
+        "annotations",
+        "label",
+        "labels",
+        "list",
+        "lists",
+        "split",
+        "splits",
+        "csv",
+        "json",
+        "meta",
+        "metadata",
+        "cfg",
+        "config",
+        "configs",
+    ]
 )
 
 

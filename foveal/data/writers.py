@@ -23,7 +23,8 @@ from foveal.structures import Objects
 def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """A view as COCO's JSON of instances; its i-th image gets the id i + 1, class c the id c + 1.
 
-    Image files stay where they are, named from the folder of the JSON (`load_dataset` takes outside=True for others); images that are no files are written into a
+    Image files stay where they are, named from the folder of the JSON (`load_dataset` takes
+    outside=True for those that are not in it); images that are no files are written into a
     folder images beside it, which the views of all splits can share. A split is known by the name of the file. Raises
     InputError.
     """

@@ -52,7 +52,7 @@ class Folders:
 
     def find(self, path: Path) -> Path | None:
         """The path if it exists, or the only one that is alike."""
-        if (there := os.path.exists(path)) or path.parent == path or len(path.parts) > DEEPEST:
+        if (there := os.path.exists(path)) or path.parent == path or len(path.parts) > 2 * DEEPEST:
             return path if there else None
         parent = self.find(path.parent)
         same = [] if parent is None else self.names(parent).get(alike(path.name), [])

@@ -146,7 +146,7 @@ def test_what_cannot_be_written(dataset: Dataset, tmp_path: Path) -> None:
         write_coco(digits(), tmp_path / "a.json")
     (tmp_path / "file").write_text("")
     for write in (write_coco, write_voc, write_yolo):
-        with pytest.raises(InputError, match="cannot (write|make)"):
+        with pytest.raises(InputError, match=r"cannot (write|make)"):
             write(dataset, tmp_path / "file" / "x.json")
     names = ("'\"", "owl", "dog")
     with pytest.raises(InputError, match=r"data\.yaml"):
