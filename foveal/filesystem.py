@@ -15,6 +15,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
+from io import BufferedReader
 from os import PathLike
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -22,6 +23,7 @@ from typing import IO, BinaryIO
 from foveal.errors import InputError
 
 MAX_TEXT = 2**30  # bytes of a text or annotation file
+_BLOCK = 2**20  # bytes
 PARTIAL = re.compile(r"\..+\.[0-9a-f]{16}\.partial")  # the name of a file that is being written
 
 # Absent on Windows, where neither pipes nor links lie in wait as files of an archive.
@@ -30,7 +32,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-def open_file(path: str | PathLike[str], limit: int | None = None) -> BinaryIO:
+def open_file(path: str | PathLike[str], limit: int | None = None) -> BufferedReader:
     """A regular file, open for reading. limit: the most bytes that it may have.
 
     Raises InputError where it cannot be opened, is no regular file, or is larger.
@@ -61,10 +63,27 @@ def read_bytes(path: str | PathLike[str], limit: int | None = MAX_TEXT) -> bytes
     """The content of a regular file. Raises InputError as `open_file` does."""
     with open_file(path, limit) as file:
         try:
-            # A file that grows while it is read, or whose size the system does not know, is cut at the limit.
-            return file.read() if limit is None else file.read(limit)
+            # A buffer as large as the file, not as the limit.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(size + 1)
+            if len(data) > size:  # a file that grows meanwhile, or whose size the system does not know, as in /proc
+                parts = [data]
+                while (limit is None or size < limit) and (part := file.read(_BLOCK)):
+                    parts.append(part)
+                    size += len(part)
+                data = b"".join(parts)[:limit]
+            return data
         except OSError as error:
             raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+
+
+def first_bytes(path: str | PathLike[str], count: int) -> bytes:
+    """The beginning of a regular file of any size; empty where it cannot be read."""
+    try:
+        with open_file(path) as file:
+            return file.read(count)
+    except (InputError, OSError):
+        return b""
 
 
 def read_text(
@@ -173,7 +192,9 @@ def own_folder(parent: Path, name: str) -> Path:
     """The folder that foveal calls so in one that the user has named. Raises InputError where it is a link."""
     folder = parent / name
     if folder.is_symlink():
-        raise InputError(f"{folder} is a link, and foveal writes through no link in a run; remove it")
+        raise InputError(
+            f"{folder} is a link, and foveal writes through none below the folder that you name; remove it"
+        )
     return make_folder(folder)
 
 
@@ -182,13 +203,15 @@ def check_output(path: str | PathLike[str], inputs: Iterable[Path]) -> None:
     path = Path(path)
     for source in inputs:
         with contextlib.suppress(OSError):
-            if os.path.samefile(path, source) or (path.is_dir() and os.path.samefile(path, source.parent)):
-                what = "is an input" if not path.is_dir() else f"holds the input {source.name}"
+            same = os.path.samefile(path, source)
+            if same or (path.is_dir() and os.path.samefile(path, source.parent)):
+                what = "is an input" if same else f"holds the input {source.name}"
                 raise InputError(f"{path} {what}, which is not overwritten: write to {_free(path)}")
 
 
 def _free(path: Path) -> Path:
     """A path like this one at which there is nothing."""
+    path = Path(os.path.abspath(path)) if path.name in ("", "..") else path
     number, stem = 1, f"{path.stem}_out"
     free = path.with_name(f"{stem}{path.suffix}")
     while os.path.lexists(free):

@@ -17,6 +17,8 @@ class Check:
     """
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA", help=DATA)]
+    outside: bool = False
+    """Let links and annotations of the data lead to files outside its folder."""
     json: bool = False
     """One JSON document on stdout."""
 
@@ -26,7 +28,7 @@ def run(words: list[str]) -> int:
     with Bar(f"reading {options.data}") as bar:
         from foveal.data.check import check_source
 
-        found = check_source(options.data, bar)
+        found = check_source(options.data, bar, outside=options.outside)
     lines = [table(*found.table())] if found.counts else []
     for title, items in found.groups():
         lines += [f"{title} ({len(items)}):", *(f"  {one_line(item)}" for item in items)] if items else []

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from foveal.cli.common import Data, RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output
 from foveal.progress import Bar
 from foveal.wording import counted
 
@@ -25,6 +26,8 @@ class Evaluate(Published):
     system: RunOrName
     """A run or checkpoint; or a system's name, with --weights."""
     data: Data
+    outside: bool = False
+    """Let links and annotations of the data lead to files outside its folder."""
     split: str | None = None
     """train, val, test or all. Default: test, else val, else all; of data that names no splits, and is not the data of
     the run, all. One line on stderr says which images were measured, and why."""
@@ -69,12 +72,16 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
 
     if options.out:
         check_folder(Path(options.out))
+        place = Path(options.data)
+        check_output(options.out, [place if place.is_dir() else place.parent] if place.exists() else [])
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     if not Path(options.system).exists():  # published weights, which no run here has trained
         system.trained_on = OTHER
     bar.stage(f"reading {options.data}")
-    data = load_dataset(options.data, system.task)
+    data = load_dataset(options.data, system.task, outside=options.outside)
     dataset, reason = measured_view(system, data, options.split)
+    if options.out and not dataset.in_memory:
+        check_output(options.out, {Path(dataset.name(index)).parent for index in range(len(dataset))})
     loader = evaluation_loader(system, dataset, options.batch_size, options.workers)
     check_truths(system, loader.dataset)
     judge = None

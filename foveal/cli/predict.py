@@ -9,6 +9,7 @@ import tyro
 from foveal.cli.common import RunOrName, answer, check_folder, find_system, image_files, parse, table
 from foveal.cli.weights import Published
 from foveal.errors import InputError
+from foveal.filesystem import check_output
 from foveal.progress import Bar
 
 
@@ -68,6 +69,8 @@ def _predict(options: Predict, bar: Bar) -> int:
         raise InputError(f"there is no image {paths[0]}")
     if options.out:
         check_folder(Path(options.out))
+        named = [path for path in map(Path, options.images) if path.is_dir()]
+        check_output(options.out, dict.fromkeys([*named, *(path.parent for path in paths)]))
     system = find_system(options.system, options.weights, device=options.device, **options.loading())
     folder = Path(options.out) if options.out else None
     drawn = options.line_width is not None or options.labels is not None

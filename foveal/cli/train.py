@@ -47,6 +47,8 @@ class Options:
     """
 
     data: Data
+    outside: bool = False
+    """Let links and annotations of the data lead to files outside its folder."""
     weights: str | None = None
     """Published weights, or a run, to start from."""
     match: Matching = "names"
@@ -77,12 +79,12 @@ def run(words: list[str]) -> None:
         quiet = settings.get("quiet", False) or not ranks.first
         with Bar(f"reading {options.data}", quiet=quiet, every=None):
             if options.pretext == "rotation":
-                dataset = rotations(load_dataset(options.data, "generate"))
+                dataset = rotations(load_dataset(options.data, "generate", outside=options.outside))
                 # Recipes mirror images, which here would change their class.
                 off = ("flip", "trivial_augment")
                 settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings
             else:
-                dataset = load_dataset(options.data, task_of(name))
+                dataset = load_dataset(options.data, task_of(name), outside=options.outside)
             config = TrainConfig(**settings)
             torch.manual_seed(config.seed)
             loading = loading_of(options.weights, options.match, options.rename)

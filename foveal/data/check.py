@@ -10,9 +10,9 @@ from foveal.errors import InputError
 from foveal.progress import SILENT, Silent
 
 
-def check_source(source: str | PathLike[str], bar: Silent = SILENT) -> Findings:
-    """`check` of the data at a source, with all that is wrong with how it is laid out."""
-    dataset, complaints = survey(source)
+def check_source(source: str | PathLike[str], bar: Silent = SILENT, *, outside: bool = False) -> Findings:
+    """`check` of the data at a source, with all that is wrong with how it is laid out. outside: as `load_dataset`."""
+    dataset, complaints = survey(source, outside=outside)
     found = Findings({}) if dataset is None else check(dataset, bar)
     found.add(complaints)
     return found

@@ -13,6 +13,7 @@ from foveal.progress import SILENT, Silent
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
+MAX_PAIRS = 2**22  # pairs of an image that are compared; of 2,000 objects all are
 MANY = 1000  # objects in one image
 
 
@@ -90,7 +91,7 @@ def check(dataset: Dataset, bar: Silent = SILENT) -> DetectFindings:
 
 def repeated(boxes: np.ndarray, labels: np.ndarray) -> dict[int, int]:
     """(N, 4) boxes, (N,) labels -> of each object that is there before with its class, and an intersection over union
-    above SAME: its index -> an earlier one's."""
+    above SAME: its index -> an earlier one's. Of more than MAX_PAIRS pairs those nearest in x are compared."""
     found: dict[int, int] = {}
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -101,7 +102,7 @@ def repeated(boxes: np.ndarray, labels: np.ndarray) -> dict[int, int]:
         # (1 - SAME) of the first one's width, is missing from what they share.
         wide, area = kept[:, 2] - kept[:, 0], (kept[:, 2:] - kept[:, :2]).prod(1)
         ends = np.searchsorted(kept[:, 0], kept[:, 0] + (1 - SAME) * wide, side="right")
-        counts = ends - np.arange(len(kept)) - 1
+        counts = (ends - np.arange(len(kept)) - 1).clip(max=max(1, MAX_PAIRS // len(boxes)))
         start = 0
         while start < len(kept):
             stop = max(start + 1, int(np.searchsorted(np.cumsum(counts[start:]), ROWS)) + start)
@@ -112,8 +113,10 @@ def repeated(boxes: np.ndarray, labels: np.ndarray) -> dict[int, int]:
             two = one + 1 + offset
             low, high = np.maximum(kept[one, :2], kept[two, :2]), np.minimum(kept[one, 2:], kept[two, 2:])
             common = (high - low).clip(min=0).prod(1)
-            for i, j in zip(one[near := common > SAME * (area[one] + area[two] - common)], two[near], strict=True):
-                before, after = sorted((int(rows[first[i]]), int(rows[first[j]])))
-                found.setdefault(after, before)
+            near = common > SAME * (area[one] + area[two] - common)
+            pairs = np.sort(np.stack([rows[first[one[near]]], rows[first[two[near]]]]), 0)
+            after, place = np.unique(pairs[1], return_index=True)
+            for again, before in zip(after.tolist(), pairs[0, place].tolist(), strict=True):
+                found.setdefault(again, before)
             start = stop
     return dict(sorted(found.items()))

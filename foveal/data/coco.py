@@ -18,11 +18,12 @@ from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_folder, s
 from foveal.data.frames import Frame, Frames
 from foveal.data.layouts import beside, has_all_keys, json_files, sidecars
 from foveal.data.named import Finder
-from foveal.data.objects import ObjectRows
+from foveal.data.objects import MAX_MASKS, ObjectRows
 from foveal.data.splits import UNSPLIT
 from foveal.data.values import number, side
 from foveal.errors import InputError, few
 
+SAMPLE = 2000  # images of a file, one of which has to be there
 ROBOFLOW = "_annotations.coco"
 OTHERS = ("captions", "image_info", "panoptic", "stuff")  # kinds of COCO's files without boxes to learn
 ELSEWHERE = "images at another path than their file gives"
@@ -83,7 +84,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
     images: list[tuple[int, list[_Image]]] = []
     for file, split in parts.items():
         notes: list[str] = []
-        document = read_document(file, notes)
+        document = read_document(complain.own(file), notes)
         categories = read_categories(file, document)
         if above := root_category(document):
             notes.append(f"{file}: category 0, {above['name']!r}, groups the others and has no annotation; left out")
@@ -103,9 +104,10 @@ def load(path: Path, complain: Complaints) -> Dataset:
         for image in found:
             if (frame := frames[image.path]) is not None:
                 rows.image(root, image.path, code, frame.size, image.identity)
-                place = root / image.path
-                for annotation in image.annotations:
-                    _add(rows, annotation, frame, place)
+                place, height, width = root / image.path, *frame.stated
+                room = MAX_MASKS // max(1, height * width)
+                for number, annotation in enumerate(image.annotations):
+                    _add(rows, annotation, frame, place, masked=frame.same or number < room)
     return replace(rows.dataset(str(path), root, list(order), hints), class_ids=ids)
 
 
@@ -170,7 +172,7 @@ def _images(
     of_image = _annotations(file, document, entries, classes, complain, hints)
     names = [name for name, _ in entries.values()]
     find, found = _finder(file, names, root, split), dict[str, _Image]()
-    if not any(find(name) or find.several for name in names):
+    if not any(find(name) or find.several for name in names[:SAMPLE]):
         looked = few([str(place) for place in find.places], 8)
         raise InputError(f"{file}: no image that it names is there, as {few(names, 1) or 'none'}; looked in {looked}")
     for key, (name, entry) in entries.items():
@@ -180,6 +182,8 @@ def _images(
             complain.fault("missing images", f"{where}: there is no {find.plainly(name)}{several}")
             continue
         path = os.path.relpath(there, root)
+        if not complain.admits(root / path, where):
+            continue
         if path in found:
             complain.fault("files of two images", f"{where}: {name} is there twice")
             continue
@@ -230,7 +234,8 @@ def _annotations(
     return found
 
 
-def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -> None:
+def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path, masked: bool) -> None:
+    """masked: masks are read; in another frame each has to be decoded."""
     where, entry, label, box, choice = annotation
     if box is None:
         rows.complain.fault("annotations without a bbox", f"{where}: its bbox is not four numbers")
@@ -244,6 +249,8 @@ def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -
     except InputError as error:
         rows.choices("key points that are left out, while their boxes stay", f"{where}: {error}")
     try:
+        if not masked:
+            raise InputError(f"those of its image have more than {MAX_MASKS:,} pixels")
         mask = segmentation(entry.get("segmentation"), frame, corners, image)
     except InputError as error:
         rows.choices("masks that are left out, while their boxes stay", f"{where}: {error}")
@@ -266,9 +273,10 @@ def _finder(file: Path, names: list[str], root: Path, split: str | None) -> Find
     """A finder of a file's images, which begins with the folder that has most of them."""
     few_names = [name for name in names[:: max(1, len(names) // 50)] if "\0" not in name]
     places = list(dict.fromkeys(_places(file, root)))
-    hits = [sum(os.path.isfile(place / name) for name in few_names) for place in places]
+    hits = [sum(os.path.isfile(os.path.join(place, name)) for name in few_names) for place in places]
     if not any(hits):
-        hits = [sum(os.path.isfile(place / name) for name in names if "\0" not in name) for place in places]
+        more = [name for name in names[:: max(1, len(names) // SAMPLE)] if "\0" not in name]
+        hits = [sum(os.path.isfile(os.path.join(place, name)) for name in more) for place in places]
     return Finder(sorted(places, key=lambda place: -hits[places.index(place)]), names, root, split)
 
 

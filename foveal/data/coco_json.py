@@ -7,22 +7,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from foveal.data.values import WINDOWS, decode
+from foveal.data.values import WINDOWS, read_text
 from foveal.errors import InputError, few
+from foveal.filesystem import open_file
 
+MAX_JSON = 2**33  # bytes; the largest that is published has 6e9, of Objects365
 LISTS = ("annotations", "categories", "images")
 
 
 def is_coco(file: Path) -> bool:
     """Whether a file's beginning or end has the words that COCO's have, as those with settings or names have not."""
-    try:
-        with open(file, "rb") as opened:
+    with open_file(file) as opened:
+        try:
             beginning = opened.read(_PART)
             opened.seek(max(0, os.fstat(opened.fileno()).st_size - _PART))
             text = (beginning + opened.read(_PART)).replace(b"\0", b"")  # as UTF-16 has them
-            return any(word in text for word in (b'"images"', b'"annotations"'))
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
+        except OSError as error:
+            raise InputError(f"cannot read {file}: {error.strerror}") from None
+    return any(word in text for word in (b'"images"', b'"annotations"'))
 
 
 _PART = 2**16  # bytes
@@ -32,14 +34,12 @@ def read_document(file: Path, notes: list[str] | None = None) -> dict[str, Any]:
     """The object in a file, with its three lists. notes: takes a line for each choice between two readings. Raises
     InputError."""
     told: list[str] = [] if notes is None else notes
+    text, encoding = read_text(file, MAX_JSON, windows=True)
     try:
-        text, encoding = decode(file.read_bytes())
         document = json.loads(text, object_pairs_hook=_object)
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
     except RecursionError:
         raise InputError(f"{file} is not COCO's JSON: it is nested too deeply") from None
-    except ValueError as error:  # not JSON, or in no known encoding
+    except ValueError as error:
         raise InputError(f"{file} is not JSON: {error}") from None
     if encoding == WINDOWS:
         told.append(f"{file} is not in UTF-8; it is read in the code page of Windows, {WINDOWS}")
@@ -76,6 +76,7 @@ def identity(value: Any) -> int | str | None:
 def read_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
     """id -> name, without the root that Roboflow puts above the classes. Raises InputError."""
     found: dict[int, str] = {}
+    names = set[str]()
     root = root_category(document)
     for number, category in enumerate(document["categories"], 1):
         if category is root:
@@ -84,9 +85,10 @@ def read_categories(file: Path, document: dict[str, Any]) -> dict[int, str]:
         key, name = identity(entry.get("id")), entry.get("name")
         if not isinstance(key, int) or not isinstance(name, str) or not name.strip():
             raise InputError(f"{file}, category {number}: it has no whole number as id, or no name")
-        if key in found or name in found.values():
+        if key in found or name in names:
             raise InputError(f"{file}, category {number}: another one has its id, {key}, or its name, {name!r}")
         found[key] = name
+        names.add(name)
     return found
 
 

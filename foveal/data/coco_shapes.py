@@ -10,10 +10,10 @@ import torch
 
 from foveal.data.frames import Frame, Size, turned
 from foveal.data.image import MAX_PIXELS, ImageError, image_orientation
-from foveal.data.objects import Polygons, Segmentation
+from foveal.data.objects import MAX_KEYPOINTS, Polygons, Segmentation
 from foveal.data.values import number, side
 from foveal.errors import InputError
-from foveal.ops.masks import rle_counts, rle_decode, rle_encode, rle_text
+from foveal.ops.masks import rle_box, rle_counts, rle_decode, rle_encode, rle_text
 
 FROM_TEXT = "boxes written as text"
 FROM_SHAPE = "boxes that are missing and taken from the mask"
@@ -43,11 +43,10 @@ def bbox(entry: dict[str, Any]) -> tuple[list[float] | None, str]:
     except InputError:
         return None, ""
     if isinstance(shape, tuple):
-        mask = _decoded(*shape)
-        rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-        if not len(rows):
+        size, runs = shape
+        if (around := rle_box(runs, size)) is None:
             return None, ""
-        x1, y1, x2, y2 = map(float, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+        x1, y1, x2, y2 = map(float, around)
     elif shape:
         points = np.concatenate(shape)
         (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
@@ -85,6 +84,8 @@ def keypoints(found: Any, frame: Frame, box: Sequence[float]) -> np.ndarray | No
     values = numbers(found)
     if values is None or len(values) % 3 or not all(abs(value) < 2**24 for value in values):
         raise InputError("its keypoints are not triples of numbers")
+    if len(values) > 3 * MAX_KEYPOINTS:
+        raise InputError(f"it has more than {MAX_KEYPOINTS:,} key points")
     points = np.array(values, np.float32).reshape(-1, 3)
     there = points[:, 2] > 0
     if _in_shares(points[there, :2], box):

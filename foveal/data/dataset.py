@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveal.data.image import read_image
+from foveal.data.image import MAX_FILE, read_image
 from foveal.errors import InputError, few, nearest
+from foveal.filesystem import open_file
 from foveal.structures import ANYTHING, Label, Target
 
 SPLITS = ("train", "val", "test")
@@ -57,12 +58,12 @@ class ImageFiles:
         return str(self.root / self._path(index))
 
     def digest(self, index: int) -> bytes:
-        with open(self.root / self._path(index), "rb") as file:
+        with open_file(self.root / self._path(index), MAX_FILE) as file:
             return hashlib.file_digest(file, "blake2b").digest()
 
     def content(self, index: int) -> bytes:
         # Size, beginning, middle and end tell files apart as well as the whole does, and cost three reads.
-        with open(self.root / self._path(index), "rb") as file:
+        with open_file(self.root / self._path(index)) as file:
             size = os.fstat(file.fileno()).st_size
             parts = [str(size).encode()]
             for start in sorted({0, max(0, size // 2 - _PART // 2), max(0, size - _PART)}):
@@ -308,15 +309,16 @@ class Dataset:
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])
         if tuple(labels) == self.labels:
             return self
-        absent = self.absent_classes()
-        unknown = [label for label in self.labels if label not in labels and label not in absent]
+        places = {label: number for number, label in reversed([*enumerate(labels)])}
+        absent = set(self.absent_classes())
+        unknown = [label for label in self.labels if label not in places and label not in absent]
         if unknown:
             raise InputError(
                 f"{self.source} has {'classes' if len(unknown) > 1 else 'a class'} that the system does not know: "
                 f"{few(unknown, 6)}; it knows {few(labels, 6)}"
             )
         # A class that nothing is of needs no index, and has none.
-        mapping = torch.tensor([tuple(labels).index(label) if label in labels else -1 for label in self.labels])
+        mapping = torch.tensor([places.get(label, -1) for label in self.labels])
         return replace(self, labels=tuple(labels), mapping=mapping if self.mapping is None else mapping[self.mapping])
 
     def _item(self, index: int) -> int:

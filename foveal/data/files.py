@@ -3,14 +3,18 @@
 import contextlib
 import os
 import re
+import string
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from foveal.data.image import HEIF, IMAGE_SUFFIXES, OTHERS
+from foveal.data.inside import Inside
 from foveal.errors import InputError, few
+from foveal.filesystem import first_bytes
 from foveal.wording import counted
 
 SPLIT_NAMES = {
@@ -22,7 +26,12 @@ SPLIT_NAMES = {
 BESIDE_SPLITS = frozenset(
     ["set", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "split", "seg", "obj"]
 )
+DIGITS = 100  # of a number within a name; Python converts no more than a few thousand
+MOST = 10_000  # faults of one kind, after which no more are collected: each costs a search
+DEEPEST = 24  # folders of a path, by whose tails a file is searched for
 ALPHABET = 12  # single letters among the classes, from which they are an alphabet's
+BLANKS = string.whitespace + "\x1c\x1d\x1e\x1f\x85\xa0\u2028\u2029\u202f\u205f\u3000."  # and those at U+2000
+BLANKS += "".join(map(chr, (0x1680, *range(0x2000, 0x200B))))
 # Folders of operating systems, network drives and editors, in lower case; their images are previews and copies.
 _CLUTTER = """@eadir __macosx .ipynb_checkpoints .thumbnails .thumbs .appledouble .trash .trashes .spotlight-v100
     .fseventsd $recycle.bin #recycle @recycle lost+found __pycache__"""
@@ -31,6 +40,9 @@ CLUTTER = frozenset({*_CLUTTER.split(), "system volume information"})
 _UNREAD = """.jxl .jxr .svg .psd .exr .hdr .dng .cr2 .cr3 .crw .nef .arw .orf .rw2 .raf .pef .srw .raw .dcm .dicom .nii
     .xcf .pcx .sgi .eps .qoi .fits .pdf"""
 PICTURES = HEIF.union(_UNREAD.split(), *(suffixes for suffixes, _ in OTHERS.values())) - IMAGE_SUFFIXES
+
+
+ALLOW = "if these files are yours, add --outside (in Python load_dataset(..., outside=True))"
 
 
 @dataclass
@@ -61,10 +73,12 @@ class Complaints:
     notes:  a line for each choice between two readings of the data, and for what was left out on purpose.
     boxes:  how many there were in all, those that are left out among them.
     otherwise: how many are misplaced, but would not be with width and height in place of a corner, or the reverse.
+    inside: the data folder, where files outside of it are refused.
+    strays: files outside of it that belong to the data by a link or an annotation -> where that is.
     """
 
-    def __init__(self, collected: list[str] | None = None) -> None:
-        self.collected = collected
+    def __init__(self, collected: list[str] | None = None, inside: Inside | None = None) -> None:
+        self.collected, self.inside, self.strays = collected, inside, dict[str, str]()
         self.others, self.unnamed, self.clutter = dict[str, Tally](), Tally(), dict[str, None]()
         self.faults, self.mended, self.boxes, self.otherwise = Counter[str](), Counter[str](), 0, 0
         self.told: dict[str, list[str]] = {}
@@ -76,12 +90,42 @@ class Complaints:
         if self.collected is None:
             raise InputError(summary)
         self.collected += list(each) or [summary]
+        if len(self.collected) > 2 * MOST:
+            raise InputError(f"more than {2 * MOST:,} faults; what follows was not read")
 
     def fault(self, kind: str, text: str) -> None:
-        """Note what cannot be understood; `settle` complains of it together with the others of its kind."""
+        """Note what cannot be understood; `settle` complains of it together with the others of its kind. Raises
+        InputError where there are MOST."""
         self.faults[kind] += 1
         if self.collected is not None or self.faults[kind] == 1:
             self._faults.setdefault(kind, []).append(text)
+        if self.faults[kind] == MOST:
+            self.settle()
+            raise InputError(f"{MOST:,} {kind}; what follows was not read")
+
+    def admits(self, path: str | PathLike[str], where: str = "") -> bool:
+        """Whether a file may be read: it is in the data folder. One that is not is a stray. where: the annotation that
+        names it."""
+        if self.inside is None or path in self.inside:
+            return True
+        self.strays.setdefault(os.fspath(path), where)
+        return False
+
+    def own(self, file: Path) -> Path:
+        """A file of the data, to be read as text. Raises InputError for a stray, before an error can quote it."""
+        if not self.admits(file):
+            raise InputError(f"{file} leads out of the data folder {self.inside}; {ALLOW}")
+        return file
+
+    def refuse_strays(self) -> None:
+        """Complain of the files outside the data folder, if there are any."""
+        texts = [
+            f"{where}: {path} leads out of the data folder" if where else f"{path} leads out of the data folder"
+            for path, where in self.strays.items()
+        ]
+        if texts:
+            more = f", and {len(texts) - 1:,} more do" if len(texts) > 1 else ""
+            self(f"{texts[0]} {self.inside}{more}; {ALLOW}", [f"{text} {self.inside}; {ALLOW}" for text in texts])
 
     def settle(self, hints: dict[str, str] | None = None) -> None:
         """Complain of the faults. hints: kind -> what may be behind all of that kind."""
@@ -156,7 +200,7 @@ def report_alike(source: str, names: Sequence[str], complain: Complaints) -> Non
         if name in letters and len(letters) > ALPHABET:
             key = name
         else:  # blanks between two digits keep 1 1 and 11 apart
-            key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", re.sub(r"[\s.]+$", "", form.casefold())) or name
+            key = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", form.casefold().rstrip(BLANKS)) or name
         groups.setdefault(key, []).append(name)
     for group in groups.values():
         if len(group) > 1:
@@ -197,8 +241,11 @@ def image_files(
 
     Links are followed, but not back to a folder that is being read or to `root`, which that one is a part of.
     """
+    complain = Complaints() if complain is None else complain
+    if not complain.admits(folder):
+        return []
     above = frozenset() if root is None else frozenset({_identity(root)})
-    return sorted(_images(folder, "", above, Complaints() if complain is None else complain, deep))
+    return sorted(_images(folder, "", above, complain, deep))
 
 
 def has_images(folder: Path) -> bool:
@@ -228,6 +275,8 @@ def _images(
         if entry.name.startswith(".") or entry.name.lower() in CLUTTER:
             if suffix in IMAGE_SUFFIXES or entry.name.lower() in CLUTTER:
                 complain.clutter[entry.path] = None
+        elif entry.is_symlink() and not complain.admits(entry.path):
+            continue
         # A link that leads nowhere is no folder; its name may still be that of an image, which is then missed.
         elif entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
             if deep:
@@ -245,11 +294,7 @@ def _images(
 def _begins_as_image(path: str, suffix: str) -> bool:
     """Whether a file without the suffix of an image has the first bytes of JPEG, PNG, GIF or WebP; without any suffix
     those of TIFF too, which raw photographs and slides of microscopes begin with."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except OSError:
-        return False
+    start = first_bytes(path, 12)
     tiff = not suffix and start[:4] in (b"II*\0", b"MM\0*")
     webp = start[:4] == b"RIFF" and start[8:] == b"WEBP"
     return tiff or webp or start.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a"))
@@ -260,26 +305,7 @@ def _identity(folder: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def read_text(file: Path, limit: int = 2**28) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with the byte order mark that Windows writes. limit: bytes that it may
-    have. Raises InputError."""
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read(limit + 1)
-        if len(data) > limit:
-            raise InputError(f"{file} has more than {limit:,} bytes, too many for what it should hold")
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"cannot read {file}: byte {error.start} is not text in UTF-8; save it as UTF-8") from None
-    if "\0" in text:
-        raise InputError(
-            f"cannot read {file}: it has zero bytes, as binary files and unmarked UTF-16; save it as UTF-8"
-        )
-    return text
-
-
 def natural(text: str) -> list[tuple[bool, int, str]]:
     """A key that puts 2 before 10."""
-    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]
+    parts = [(part, part.isdecimal() and len(part) < DIGITS) for part in re.split(r"(\d+)", text)]
+    return [(not whole, int(part) if whole else 0, part) for part, whole in parts]

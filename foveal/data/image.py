@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import os
-import secrets
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -22,9 +21,14 @@ from torch import Tensor
 
 from foveal.data.mend import defect, mend
 from foveal.errors import InputError
+from foveal.filesystem import open_file, read_bytes, replacing
 
 # Height times width. Below the number at which Pillow refuses too, so that this line is the one that holds.
 MAX_PIXELS = 2**27
+MAX_FILE = 2**29  # bytes; so many pixels of 8 bits a channel have fewer without any compression
+# A JPEG is decoded once for each scan, of which encoders write up to a dozen. Of more, scans times pixels are bounded.
+SCANS, MAX_SCANNED = 32, 2**28
+BLOCK = 2**22  # pixels that are converted at once
 
 # Suffix -> Pillow's name of the format that `write_image` writes.
 FORMATS = {
@@ -95,13 +99,13 @@ def read_image(source: str | PathLike[str] | bytes) -> Tensor:
     name = "an image in memory" if isinstance(source, bytes) else os.fspath(source)
     data = b""
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        data = source if isinstance(source, bytes) else read_bytes(source, MAX_FILE)
         with warnings.catch_warnings():
             # Of what Pillow warns about, the pixels either come out whole or an exception follows.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             pixels = _decode(data, _formats(name))
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
-        raise ImageError(f"cannot read {name}: {_reason(error, data)}") from error
+        raise _unreadable(name, error, data) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -130,25 +134,25 @@ def image_traits(path: str | PathLike[str]) -> Traits:
         animated = image.format != "MPO" and getattr(image, "is_animated", False)
         words = [MODES.get(image.mode, image.mode)]
         words += ["transparent"] * image.has_transparency_data + ["of several frames"] * animated
-        return Traits(", ".join(words), _peak(image), defect(Path(path).read_bytes()))
+        return Traits(", ".join(words), _peak(image), defect(read_bytes(path, MAX_FILE)))
 
 
 @contextlib.contextmanager
 def _header(path: str | PathLike[str]) -> Iterator[Image.Image]:
     """The image of a file, of which no pixel is decoded yet. Raises ImageError, for what happens inside too."""
     try:
-        with warnings.catch_warnings():
+        with open_file(path, MAX_FILE) as file, warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             try:
-                image = _open(path, _formats(os.fspath(path)))
+                image = _open(file, _formats(os.fspath(path)))
             except (UnidentifiedImageError, ValueError):  # a damaged or an oversized note
-                if (mended := mend(Path(path).read_bytes(), MAX_PIXELS)) is None:
+                if (mended := mend(read_bytes(path, MAX_FILE), MAX_PIXELS)) is None:
                     raise
                 image = _open(io.BytesIO(mended), _formats(os.fspath(path)))
             with image:
                 yield image
     except Exception as error:  # from arbitrary bytes a decoder can raise anything
-        raise ImageError(f"cannot read {os.fspath(path)}: {_reason(error)}") from error
+        raise _unreadable(os.fspath(path), error) from error
 
 
 def write_image(path: str | PathLike[str], image: Tensor) -> None:
@@ -163,16 +167,12 @@ def write_image(path: str | PathLike[str], image: Tensor) -> None:
         raise InputError(f"an image is (3, height, width), uint8 or float, not {image.dtype} {tuple(image.shape)}")
     if image.is_floating_point():
         image = image.detach().clamp(0, 1).mul(255).round().to(torch.uint8)
-    partial = path.with_name(f".{secrets.token_hex(8)}")
-    try:
-        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-        picture.save(partial, FORMATS[path.suffix.lower()], quality=95)
-        os.replace(partial, path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    with replacing(path) as file:
+        try:
+            picture.save(file, FORMATS[path.suffix.lower()], quality=95)
+        except ValueError as error:
+            raise InputError(f"cannot write {path}: {_reason(error)}") from error
 
 
 def _formats(name: str) -> tuple[str, ...]:
@@ -194,7 +194,7 @@ def _recognised() -> tuple[str, ...]:
     return tuple(name for name in names if name != "TGA" and name in Image.OPEN)
 
 
-def _open(file: str | PathLike[str] | io.BytesIO, formats: tuple[str, ...]) -> Image.Image:
+def _open(file: BinaryIO, formats: tuple[str, ...]) -> Image.Image:
     """Pillow's image of a file, of which the header alone is read."""
     image: Any = Image.open(file, formats=formats)
     if image.format == "TIFF" and image.tag_v2.get(BITS, ())[:1] == (16,):
@@ -227,7 +227,10 @@ def _pixels(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
     if width * height > MAX_PIXELS:
         raise ImageError(f"{width} x {height} pixels are more than the {MAX_PIXELS} that an image may have")
     pixels = None
-    if image.format in ("JPEG", "MPO") and image.mode != "CMYK":
+    jpeg = image.format in ("JPEG", "MPO")
+    if jpeg and (scans := data.count(b"\xff\xda")) > SCANS and scans * width * height > MAX_SCANNED:
+        raise ImageError(f"{scans:,} scans of {width} x {height} pixels are more work than any image takes")
+    if jpeg and image.mode != "CMYK":
         # What simplejpeg will not take, Pillow may: it forgives stray bytes, though no missing ones.
         with contextlib.suppress(ValueError):
             pixels = simplejpeg.decode_jpeg(data, "RGB")
@@ -245,9 +248,17 @@ def _rgb(image: Image.Image) -> np.ndarray:
         signed = image.format == "TIFF" and image.tag_v2.get(BITS) == (16,)  # type: ignore[attr-defined]
         kind = "signed 16-bit" if signed else "32-bit"
         raise ImageError(f"{kind} pixels have no agreed white; save it with 8 or 16 bits a channel, unsigned")
-    if image.has_transparency_data:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+    # In blocks of rows, since Pillow's other forms of a large image would each take as much memory as it.
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, BLOCK // max(1, image.width))
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        block = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+        if image.has_transparency_data:
+            block = block.convert("RGBA")
+            block = Image.alpha_composite(Image.new("RGBA", block.size, "white"), block)
+        pixels[top:bottom] = np.asarray(block.convert("RGB"))
+    return pixels
 
 
 def _deep(image: Image.Image) -> np.ndarray:
@@ -297,6 +308,13 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def _unreadable(name: str, error: Exception, data: bytes = b"") -> ImageError:
+    """The error of a file that is no image, or cannot be opened."""
+    if type(error) is InputError:
+        return ImageError(str(error))
+    return ImageError(f"cannot read {name}: {_reason(error, data)}")
 
 
 def _reason(error: Exception, data: bytes = b"") -> str:

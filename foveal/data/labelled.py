@@ -10,6 +10,8 @@ import numpy as np
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles, LabelColumn
 from foveal.data.files import Complaints, natural
 from foveal.data.splits import UNSPLIT, complete_splits, draw_splits
+from foveal.errors import InputError
+from foveal.filesystem import open_file
 
 Row = tuple[str, str, str | None]  # path below the root, label, split
 
@@ -59,8 +61,8 @@ def opens(image: Path, complain: Complaints, where: str = "") -> bool:
     """Whether a file can be opened; tested where complaints are collected, and else left to whoever reads it."""
     if complain.collected is not None:
         try:
-            open(image, "rb").close()
-        except OSError as error:
-            complain(f"{where}cannot read {image}: {error.strerror}")
+            open_file(image).close()
+        except InputError as error:
+            complain(f"{where}{error}")
             return False
     return True

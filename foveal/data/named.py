@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from foveal.data.files import Complaints, image_files, split_named
+from foveal.data.files import DEEPEST, Complaints, image_files, split_named
 
+# Looks for a folder at the places where it may be: so many in all, and so many more for each image that is there.
+PROBES, PROBES_EACH = 2**18, 2**8
 PREFIX = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file that is uploaded
 
 
@@ -36,6 +38,8 @@ class Finder:
         self.below = places[0] if any(map(os.path.isfile, self.listed)) else root
         self.several: list[str] = []
         self._index: dict[str, list[str]] | None = None
+        self._folders: dict[str, list[Path]] = {}
+        self._left = PROBES
 
     def plainly(self, name: str) -> str:
         """The path of an image whose name is meant as it stands."""
@@ -50,21 +54,32 @@ class Finder:
             return path
         for text in dict.fromkeys((name.replace("\\", "/"), plain(name))):
             parts = PurePosixPath(text).parts
-            for start in range(len(parts)):
-                found = [str(place.joinpath(*parts[start:])) for place in self.places]
+            for start in range(max(0, len(parts) - DEEPEST), len(parts)):
+                places = self._having("/".join(parts[start:-1]))
+                found = [str(place.joinpath(*parts[start:])) for place in places]
                 found = list(dict.fromkeys(os.path.normpath(path) for path in found if os.path.isfile(path)))
                 if found:
+                    self._left += PROBES_EACH
                     return self._one(found)
                 # Where the folder is there, the image is not one of another machine but missing.
-                if len(parts) - start > 1 and any(place.joinpath(*parts[start:-1]).is_dir() for place in self.places):
+                if len(parts) - start > 1 and places:
                     return None
         return self._below(PurePosixPath(plain(name)))
+
+    def _having(self, folder: str) -> list[Path]:
+        """The places that have a folder; none once too many looks were in vain."""
+        if folder not in self._folders:
+            if self._left <= 0:
+                return []
+            self._left -= len(self.places)
+            self._folders[folder] = [place for place in self.places if os.path.isdir(place / folder)]
+        return self._folders[folder]
 
     def _below(self, name: PurePosixPath) -> str | None:
         """The one image anywhere below whose name differs in case or Label Studio's prefix alone, of several the one in
         folders of the same names."""
         found, parents = self._images().get(_key(name.name), []), name.parent.parts
-        for start in range(len(parents)):
+        for start in range(max(0, len(parents) - DEEPEST), len(parents)):
             tail = parents[start:]
             if same := [path for path in found if PurePosixPath(path).parent.parts[-len(tail) :] == tail]:
                 return self._one(same)

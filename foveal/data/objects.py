@@ -28,6 +28,11 @@ BACKWARDS = "boxes that end before they begin"
 CLIPPED, OUTSIDE, EMPTY = "stuck out of the image and were clipped", "lay outside it", "had no area"
 SLACK = 0.1  # pixels that a box may stick out by without a word: files round
 FAR = 0.1  # share of a side by which a box leaves its image that is not one drawn carelessly
+MAX_OBJECTS = 100_000  # in an image; NWPU-Crowd has 20,033 in one
+MAX_KEYPOINTS = 1024  # of an object; faces have up to 468
+MAX_POINTS = 2**28  # key points of all objects in one array, those included that an object lacks
+MAX_CROSSINGS = 2**25  # of the sides of an object's polygons with rows of pixels
+MAX_MASKS = 2**30  # pixels of all masks of an image together
 CERTAIN = 5  # boxes from which what all have in common is no chance
 
 Polygons = list[np.ndarray]  # each (P, 2) float32 corners x, y
@@ -58,11 +63,15 @@ class Segmentations:
         return [np.frombuffer(part, np.float32).reshape(-1, 2) for part in parts]
 
     def mask(self, index: int, size: tuple[int, int]) -> Tensor:
-        """(H, W) bool, for size (H, W): the union of its polygons, or what its code says."""
+        """(H, W) bool, for size (H, W): the union of its polygons, or what its code says. Raises ImageError where they
+        are more work than those of any object."""
         found = self[index]
         if isinstance(found, str):
             return rle_decode(rle_counts(found), size)
         mask = torch.zeros(size, dtype=torch.bool)
+        heights = (np.abs(np.diff(points[:, 1], append=points[:1, 1])).clip(max=size[0]).sum() for points in found)
+        if sum(heights) > MAX_CROSSINGS:
+            raise ImageError(f"the sides of a polygon cross more than {MAX_CROSSINGS:,} rows of pixels")
         for points in found:
             mask |= polygon_mask(torch.from_numpy(points.copy()), size)
         return mask
@@ -118,12 +127,20 @@ class ObjectTable(Sequence[Objects]):
         return slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
 
     def masks(self, index: int) -> Tensor:
-        """(objects, H, W) bool of one image."""
+        """(objects, H, W) bool of one image. Raises ImageError where these are more than MAX_MASKS."""
         assert self.segments is not None
         rows = self.rows(index)
         height, width = self.sizes[index].tolist()
-        masks = [self.segments.mask(row, (height, width)) for row in range(rows.start, rows.stop)]
-        return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
+        count = rows.stop - rows.start
+        if count * height * width > MAX_MASKS:
+            raise ImageError(
+                f"{count:,} masks of {width:,} x {height:,} pixels are more than the {MAX_MASKS:,} that the masks of "
+                "an image may have: cut the image into parts"
+            )
+        masks = torch.zeros(count, height, width, dtype=torch.bool)
+        for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
+            mask.copy_(self.segments.mask(row, (height, width)))
+        return masks
 
     def with_masks(self) -> "ObjectTable":
         """The same table, whose objects have their masks. Raises InputError where one has none."""
@@ -180,7 +197,7 @@ class ObjectRows:
         self.crowd, self.ignored = array("b"), array("b")
         self.keypoints: list[np.ndarray | None] = []
         self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
-        self._size = (0, 0)
+        self._size, self._count = (0, 0), 0
 
     def image(
         self,
@@ -192,7 +209,7 @@ class ObjectRows:
     ) -> tuple[int, int]:
         """The next image: its path below the root, the code of its split, its height and width, which are read from its
         file by default (zeros where that cannot be read), and its id in the annotation file. Returns the size."""
-        self._size = (0, 0) if size is None else size
+        self._size, self._count = (0, 0) if size is None else size, 0
         if size is None:
             with contextlib.suppress(ImageError):  # the loader leaves the image out, and `check` names it
                 self._size = image_size(root / path)
@@ -220,6 +237,12 @@ class ObjectRows:
         """An object of the last image. where: file and annotation, for a person. otherwise: the box, if its numbers
         were meant in the way that they are most often mistaken for. written: the four numbers of the file, where they
         count pixels."""
+        self._count += 1
+        if self._count > MAX_OBJECTS:
+            if self._count == MAX_OBJECTS + 1:
+                text = f"{where}: it follows {MAX_OBJECTS:,} objects of one image, which may have no more"
+                self.complain.fault("images with too many objects", text)
+            return
         before = misplaced(self.complain)
         kept = self._judged(where, box)
         fits = otherwise is not None and self._within(otherwise)
@@ -322,6 +345,12 @@ class ObjectRows:
             raise InputError(f"{source} has no images")
         if not labels:
             raise InputError(f"{source} names no classes")
+        count = max((len(points) for points in self.keypoints if points is not None), default=0)
+        if count * len(self.labels) > MAX_POINTS:
+            raise InputError(
+                f"{source}: one of {len(self.labels):,} objects has {count:,} key points; so many objects may have "
+                f"{MAX_POINTS // len(self.labels):,} each"
+            )
         images = ImageFiles(root, self.paths)
         ends, shown = np.array(self.ends, np.int64), np.array(self.labels, np.int64)
         of = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))

@@ -12,6 +12,7 @@ from foveal.data.builtin import BUILT_IN
 from foveal.data.dataset import Dataset, ImageFiles
 from foveal.data.files import Complaints, has_images, image_files, report_alike, subfolders
 from foveal.data.folders import from_folder, has_classes, only_folder, refuse_masks
+from foveal.data.inside import Inside
 from foveal.data.labelled import unlabelled
 from foveal.data.layouts import only_pictures
 from foveal.data.objects import CLIPPED
@@ -23,7 +24,9 @@ from foveal.wording import counted
 Reader = Callable[[Path, Complaints], Dataset]
 
 
-def load_dataset(source: str | PathLike[str], task: str | None = None, split: str | None = None) -> Dataset:
+def load_dataset(
+    source: str | PathLike[str], task: str | None = None, split: str | None = None, *, outside: bool = False
+) -> Dataset:
     """The data set at `source`, all of it or one split.
 
     source: the name of a built-in set. To classify: a folder with one folder a class, or with train, val and test
@@ -31,6 +34,7 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
             layout of COCO, Pascal VOC or YOLO, COCO's JSON file or YOLO's data.yaml. To generate: any of these, or a
             folder of images. docs/data.md lists the forms that other tools write.
     task:   the task that the data has to serve; default the one that it does serve.
+    outside: links and annotations may lead to files outside the data folder: the folder `source`, or that of the file.
     Where nothing names the splits, class and content of each image decide (data/splits.py). Boxes that stick out of
     their image are clipped, those outside or without area left out; one line on stderr says how many. Further lines
     name the readings that were chosen, and the files that were left out.
@@ -38,7 +42,7 @@ def load_dataset(source: str | PathLike[str], task: str | None = None, split: st
     Raises InputError, with what is wrong and where.
     """
     complain = Complaints()
-    dataset = _load(os.fspath(source), task, complain)
+    dataset = _load(os.fspath(source), task, complain, outside)
     if complain.mended:
         told = ", ".join(f"{count} {kind}" for kind, count in complain.mended.items())
         left = "" if set(complain.mended) == {CLIPPED} else "; what lay outside or had no area was left out"
@@ -52,7 +56,9 @@ def _tell(line: str) -> None:
     sys.stderr.write(one_line(line) + "\n")
 
 
-def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Dataset | None, Complaints]:
+def survey(
+    source: str | PathLike[str], task: str | None = None, *, outside: bool = False
+) -> tuple[Dataset | None, Complaints]:
     """What can be used of the data set at `source`, if anything; and all that is wrong with how it is laid out, of
     which `load_dataset` raises the first.
 
@@ -61,7 +67,7 @@ def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Datase
     found: list[str] = []
     complaints = Complaints(found)
     try:
-        return _load(os.fspath(source), task, complaints), complaints
+        return _load(os.fspath(source), task, complaints, outside), complaints
     except InputError as error:
         if not found:
             raise
@@ -69,7 +75,20 @@ def survey(source: str | PathLike[str], task: str | None = None) -> tuple[Datase
         return None, complaints
 
 
-def _load(name: str, task: str | None, complain: Complaints) -> Dataset:
+def _load(name: str, task: str | None, complain: Complaints, outside: bool) -> Dataset:
+    if "\0" in name:
+        raise InputError(f"there is no data at {name!r}")
+    complain.inside = None if outside or not name else Inside.of(Path(name))
+    try:
+        dataset = _read(name, task, complain)
+    except InputError:
+        complain.refuse_strays()  # of which that error is a consequence
+        raise
+    complain.refuse_strays()
+    return dataset
+
+
+def _read(name: str, task: str | None, complain: Complaints) -> Dataset:
     path = Path(name)
     if name in BUILT_IN:
         if path.exists():

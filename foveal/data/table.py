@@ -5,16 +5,18 @@ import io
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from foveal.data.dataset import SPLITS, Dataset
-from foveal.data.files import Complaints, image_files, split_folder
+from foveal.data.files import DEEPEST, MOST, Complaints, image_files, split_folder
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.labelled import Row, collect, labelled, opens
 from foveal.data.splits import UNSPLIT
+from foveal.data.values import beginning, read_text
 from foveal.errors import InputError, few, nearest
 
 COLUMNS = ("path", "label", "split")
@@ -29,6 +31,8 @@ NAMES = {
     "split": ["split", "subset", "set", "dataset", "partition"],
 }
 BOXES = {"xmin", "ymin", "xmax", "ymax", "bbox", "boundingbox", "x1", "y1"}
+MOST_COLUMNS = 2**14
+PEEK = 2**20  # bytes in which the names of the columns stand
 METADATA = "metadata.csv"  # Hugging Face's name for the table beside images
 
 
@@ -83,22 +87,18 @@ def _rows_of(file: Path, root: Path | None, complain: Complaints) -> Iterator[Ro
 
 
 def _text(file: Path, complain: Complaints) -> str:
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from None
-    try:
-        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-            complain.note(f"read in UTF-16: {file.name}")
-            return data.decode("utf-16")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not a CSV file in UTF-8: {error}; save it in UTF-8") from None
+    text, encoding = read_text(complain.own(file))
+    if encoding not in ("utf-8", "utf-8-sig"):
+        complain.note(f"read in {encoding.upper()}: {file.name}")
+    return text
 
 
 def _header(file: Path) -> list[str]:
-    text = _text(file, Complaints())
-    return next(csv.reader(io.StringIO(text), delimiter=_separator(text), skipinitialspace=True), [])
+    text = beginning(file, PEEK)
+    try:
+        return next(csv.reader(io.StringIO(text), delimiter=_separator(text), skipinitialspace=True), [])
+    except csv.Error:
+        return []
 
 
 def _separator(text: str) -> str:
@@ -111,21 +111,24 @@ def _rows(file: Path, text: str, complain: Complaints) -> Iterator[Row]:
     """(path, label, split) of each row that nothing is wrong with."""
     separator = _separator(text)
     # A blank before a value is no part of it; before an empty one between tabs it must stay a separator.
-    reader = csv.DictReader(
+    reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=separator != "\t", strict=True
     )
     try:
-        columns = _columns(file, list(reader.fieldnames or ()), complain)
+        header = next(filter(None, reader), [])
+        if len(header) > MOST_COLUMNS:
+            raise InputError(f"{file} has {len(header):,} columns; a table of images may have {MOST_COLUMNS:,}")
+        columns = _columns(file, header, complain)
         if separator != ",":
             complain.note(f"read with {'tabs' if separator == chr(9) else separator} between the columns: {file.name}")
-        yield from _valid_rows(file, reader, columns, complain)
+        yield from _valid_rows(file, reader, header, columns, complain)
     except csv.Error as error:
         raise InputError(f"{file} is not a CSV file in UTF-8: {error}") from None
 
 
 def _columns(file: Path, header: list[str], complain: Complaints) -> _Columns:
     """Which columns hold what; what is read otherwise than foveal writes it is noted."""
-    unnamed = [column for column in header if not column.strip() or re.fullmatch(r"Unnamed: \d+", column)]
+    unnamed = {column for column in header if not column.strip() or re.fullmatch(r"Unnamed: \d+", column)}
     columns = [column for column in header if column not in unnamed]
     if (
         header
@@ -133,7 +136,7 @@ def _columns(file: Path, header: list[str], complain: Complaints) -> _Columns:
         and os.path.splitext(header[0])[1].lower() in IMAGE_SUFFIXES
     ):
         raise InputError(f"{file} has no line with the names of the columns; put path,label on top")
-    wrong = [f"two columns {column!r}" for column in dict.fromkeys(columns) if columns.count(column) > 1]
+    wrong = [f"two columns {column!r}" for column, count in Counter(columns).items() if count > 1]
     plain = {_plain(column): column for column in reversed(columns)}
     chosen = {kind: _chosen(kind, columns, plain) for kind in COLUMNS}
     others = [column for column in columns if column not in chosen.values()]
@@ -145,10 +148,10 @@ def _columns(file: Path, header: list[str], complain: Complaints) -> _Columns:
     if len(BOXES & plain.keys()) > 1 or "bbox" in plain:
         raise InputError(f"{file} has boxes of objects; data to detect is read from COCO's JSON, Pascal VOC or YOLO")
     if wrong:
-        raise InputError(f"{file}: {', '.join(wrong)}; the columns are path, label and, if wanted, split")
+        raise InputError(f"{file}: {few(wrong, 6)}; the columns are path, label and, if wanted, split")
     renamed = [f"{kind} from {name!r}" for kind, name in chosen.items() if name not in (None, kind)]
     if renamed or unnamed:
-        left = others + ["one without a name"] * bool(unnamed)
+        left = [*others, *["one without a name"] * bool(unnamed)]
         text = ", ".join(renamed or ["path and label"]) + (f"; left out: {few(left, 6)}" if left else "")
         complain.note(f"columns of {file.name}: {text}")
     return _Columns(str(chosen["path"]), str(chosen["label"]), chosen["split"])
@@ -162,24 +165,25 @@ def _chosen(kind: str, columns: list[str], plain: dict[str, str]) -> str | None:
     return kind if kind in columns else next((plain[name] for name in NAMES[kind] if name in plain), None)
 
 
-def _valid_rows(file: Path, reader: "csv.DictReader[str]", columns: _Columns, complain: Complaints) -> Iterator[Row]:
+def _valid_rows(file: Path, reader: Any, header: list[str], columns: _Columns, complain: Complaints) -> Iterator[Row]:
     names, again, moved = [column for column in columns if column], 0, _Moved(file)
+    places = [header.index(name) for name in names]
     before: dict[str, tuple[int, str, str | None]] = {}
-    for row in reader:
+    for row in filter(None, reader):
         here = f"{file}, line {reader.line_num}"
-        if None in row or None in row.values() or not row[columns.path] or not row[columns.label]:
+        if len(row) != len(header) or not row[places[0]] or not row[places[1]]:
             complain(f"{here}: a row has one value for each of {', '.join(names)}")
             continue
-        if all(row[name] == name for name in names):
+        if [row[place] for place in places] == names:
             again += 1
             continue
-        image, label = moved.place(row[columns.path]), row[columns.label]
+        image, label = moved.place(row[places[0]]), row[places[1]]
         if label.startswith(("[", "{")) and _is_json(label):
-            complain(f"{here}: {label} is a list of classes; to classify takes one class for each image")
+            complain(f"{here}: the label is a list of classes; to classify takes one class for each image")
             continue
-        split = (row[columns.split] or None) if columns.split else None
-        if split is not None and (split := split_folder(split)) is None:
-            text = row[str(columns.split)]
+        text = row[places[2]] if columns.split else ""
+        split = split_folder(text) if text else None
+        if text and split is None:
             complain(f"{here}: unknown split {text!r}{nearest(text, SPLITS)}")
             continue
         # An error is raised for all rows together, once they are there (from_csv); complaints are of each.
@@ -189,7 +193,7 @@ def _valid_rows(file: Path, reader: "csv.DictReader[str]", columns: _Columns, co
                 kind, one, two = ("labels", first[0], label) if first[0] != label else ("splits", first[1], split)
                 complain(f"{here}: {file.parent / image} has two {kind}, {one!r} in line {line} and here {two!r}")
                 continue
-        if opens(file.parent / image, complain, f"{here}: "):
+        if complain.admits(file.parent / image, here) and opens(file.parent / image, complain, f"{here}: "):
             yield image, label, split
     if again:
         lines = "lines" if again > 1 else "line"
@@ -200,7 +204,7 @@ def _valid_rows(file: Path, reader: "csv.DictReader[str]", columns: _Columns, co
 def _is_json(text: str) -> bool:
     try:
         return isinstance(json.loads(text), list | dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -210,23 +214,39 @@ class _Moved:
 
     def __init__(self, file: Path) -> None:
         self.file, self.count, self.example = file, 0, ("", "")
+        self.seen = self.lost = 0
         self._files: dict[str, list[str]] | None = None
 
     def place(self, path: str) -> str:
-        """The path below the file's folder of the one image that is meant; the path itself where there is no such."""
+        """The path below the file's folder of the one image that is meant; the path itself where there is no such.
+        Raises InputError where MOST are not there."""
+        self.seen += 1
         if os.path.isfile(self.file.parent / path):
             return path
-        words = [word for word in re.split(r"[/\\]|\?d=", unquote(path)) if word not in ("", ".")]
+        if (found := self._elsewhere(path)) is not None:
+            self.example = self.example if self.count else (path, found)
+            self.count += 1
+            return found
+        self.lost += 1
+        if self.lost == MOST:
+            raise InputError(
+                f"{self.file}: {MOST:,} of the first {self.seen:,} images do not exist, as {self.file.parent / path}; "
+                "what follows was not read"
+            )
+        return path
+
+    def _elsewhere(self, path: str) -> str | None:
+        words = [word for word in re.split(r"[/\\]|\?d=", unquote(path)) if word not in ("", ".")][-DEEPEST:]
         if not words:
-            return path
+            return None
         if os.path.isfile(self.file.parent / (slashed := "/".join(words))):
-            return self._found(path, slashed)
+            return slashed
         name = words[-1].casefold()
         # Label Studio puts eight digits before the name of a file that is uploaded to it.
         for wanted in (name, re.sub(r"^[0-9a-f]{8}-", "", name)):
             if candidates := self.files.get(wanted) or self.files.get(os.path.splitext(wanted)[0] + "."):
-                return self._found(path, best) if (best := _best(candidates, words)) else path
-        return path
+                return _best(candidates, words)
+        return None
 
     @property
     def files(self) -> dict[str, list[str]]:
@@ -238,11 +258,6 @@ class _Moved:
                 for key in (name, os.path.splitext(name)[0] + "."):
                     self._files.setdefault(key, []).append(path)
         return self._files
-
-    def _found(self, path: str, place: str) -> str:
-        self.example = self.example if self.count else (path, place)
-        self.count += 1
-        return place
 
     def note(self, complain: Complaints) -> None:
         if self.count:

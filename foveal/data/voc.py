@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foveal.data.dataset import SPLITS, Dataset
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, natural, split_folder, split_named, subfolders
+from foveal.data.files import DEEPEST, SPLIT_NAMES, Complaints, files_in, natural, split_folder, split_named, subfolders
 from foveal.data.frames import Frame, Frames
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.layouts import IMAGES, beside, sidecars
 from foveal.data.named import plain
 from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
-from foveal.data.values import decode
+from foveal.data.values import MAX_LIST, read_text
 from foveal.data.voc_xml import Annotation, Item, read_annotation
 from foveal.errors import InputError, few
 from foveal.filesystem import open_file
@@ -68,6 +68,8 @@ def load(root: Path, complain: Complaints) -> Dataset:
         if image is None:
             continue
         path = os.path.relpath(image, root)
+        if not complain.admits(root / path, str(entry.file)):
+            continue
         if path in shown:
             complain.fault("images with two annotations", f"{entry.file}: {image} has one already, {shown[path]}")
             continue
@@ -179,8 +181,11 @@ def _of_set(one: _Set, complain: Complaints) -> Iterator[_Entry]:
 
     lists = _image_sets(one.folder, complain) if one.split == UNSPLIT else []
     listed: dict[str, str] = {}
+    by_name: dict[str, list[str]] = {}
+    for path in files:
+        by_name.setdefault(path.rpartition("/")[2], []).append(path)
     for line, split, where in lists:
-        name = _listed(line, files)
+        name = _listed(line, files, by_name)
         if name is None:
             complain.fault("missing annotations", f"{where}: {one.annotations / line}.xml is in ImageSets, but missing")
         elif name not in listed:
@@ -209,17 +214,12 @@ def _image_sets(root: Path, complain: Complaints) -> list[tuple[str, str, str]]:
     found = []
     for split in (split for split in SPLITS if split in lists):
         file = lists[split]
-        try:
-            lines = decode(file.read_bytes())[0].splitlines()
-        except OSError as error:
-            raise InputError(f"cannot read {file}: {error.strerror}") from None
-        except ValueError as error:
-            raise InputError(f"cannot read {file}: {error}") from None
+        lines = read_text(complain.own(file), MAX_LIST, windows=True)[0].splitlines()
         found += [(line.strip(), split, f"{file}, line {place}") for place, line in enumerate(lines, 1) if line.strip()]
     return found
 
 
-def _listed(line: str, files: dict[str, Path]) -> str | None:
+def _listed(line: str, files: dict[str, Path], by_name: dict[str, list[str]]) -> str | None:
     """Which of the annotations a line of a list names: by its path or name, with or without a suffix, with or without
     the 1 or -1 that says whether it shows a class."""
     for text in (line, re.sub(r"\s+[-+]?[01]$", "", line)):
@@ -229,11 +229,10 @@ def _listed(line: str, files: dict[str, Path]) -> str | None:
         if name in files:
             return name
         parts = name.split("/")
-        tails = ["/".join(parts[start:]) for start in range(1, len(parts))]
+        tails = ["/".join(parts[start:]) for start in range(max(1, len(parts) - DEEPEST), len(parts))]
         if found := next((tail for tail in tails if tail in files), None):
             return found
-        same = [other for other in files if other.rpartition("/")[2] == parts[-1]]
-        if len(same) == 1:
+        if len(same := by_name.get(parts[-1], [])) == 1:
             return same[0]
     return None
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from foveal.data.files import Complaints
-from foveal.data.values import decode, number, side
+from foveal.data.values import number, read_text, side
 from foveal.errors import InputError
 
 Box = tuple[float, float, float, float]
+MAX_XML = 2**23  # bytes; 20,000 objects have half of it
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -45,15 +46,11 @@ class _NoDoctype(ElementTree.TreeBuilder):
 def read_annotation(file: Path, complain: Complaints) -> Annotation | None:
     """An annotation file; None, and a fault, where it cannot be read."""
     try:
-        data = file.read_bytes()
-        declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)""", data)
-        text, _ = decode(data, declared[1].decode("ascii") if declared else "")
+        text, _ = read_text(complain.own(file), MAX_XML, windows=True, declared=True)
         # Of text, whatever encoding it declares is passed over.
         tree = ElementTree.fromstring(text, ElementTree.XMLParser(target=_NoDoctype()))
-    except OSError as error:
-        reason = error.strerror
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # InputError is a ValueError
-        reason = str(error)
+        reason = str(error).removeprefix(f"cannot read {file}: ")
     else:
         for element in tree.iter():
             element.tag = element.tag.rpartition("}")[2]  # without its namespace

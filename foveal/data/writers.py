@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
-from foveal.data.image import image_size, write_image
+from foveal.data.image import MAX_FILE, image_size, write_image
 from foveal.data.objects import ObjectTable, Segmentation
 from foveal.errors import InputError
+from foveal.filesystem import check_output, make_folder, open_file, own_folder, replacing, write_bytes
 from foveal.ops.masks import rle_encode, rle_text
 from foveal.structures import Objects
 
@@ -22,11 +23,13 @@ from foveal.structures import Objects
 def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """A view as COCO's JSON of instances; its i-th image gets the id i + 1, class c the id c + 1.
 
-    Image files stay where they are, named from the folder of the JSON; images that are no files are written into a
+    Image files stay where they are, named from the folder of the JSON (`load_dataset` takes
+    outside=True for those that are not in it); images that are no files are written into a
     folder images beside it, which the views of all splits can share. A split is known by the name of the file. Raises
     InputError.
     """
     path = Path(path)
+    folder = make_folder(path.parent)
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for index in range(len(dataset)):
         target, (height, width) = _objects(dataset, index), _size(dataset, index)
@@ -34,7 +37,7 @@ def write_coco(dataset: Dataset, path: str | os.PathLike[str]) -> None:
             name = os.path.relpath(dataset.name(index), path.parent)
         else:
             name = f"images/{_item(dataset, index):06}.png"
-            _put(dataset, index, path.parent / name)
+            _put(dataset, index, own_folder(folder, "images") / os.path.basename(name))
         images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
         segments = _segments(dataset, index, target)
         for number in range(len(target)):
@@ -80,16 +83,18 @@ def write_predictions(
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
     """A document as a JSON file. Raises InputError."""
+    make_folder(Path(path).parent)
     _save(Path(path), json.dumps(document))
 
 
 def write_voc(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     """All that a view has as a folder of Pascal VOC: JPEGImages, Annotations and ImageSets/Main. Crowds become
     difficult; masks and key points have no place in it. Raises InputError."""
-    root, lists = Path(root), dict[str, list[str]]()
+    root, lists = make_folder(root), dict[str, list[str]]()
+    pictures, files = own_folder(root, "JPEGImages"), own_folder(root, "Annotations")
     for index, name, split in _named(dataset):
         target, (height, width) = _objects(dataset, index), _size(dataset, index)
-        _put(dataset, index, root / "JPEGImages" / name)
+        _put(dataset, index, pictures / name)
         tree = ElementTree.Element("annotation")
         _child(tree, "filename", name)
         size = _child(tree, "size")
@@ -105,19 +110,20 @@ def write_voc(dataset: Dataset, root: str | os.PathLike[str]) -> None:
                 _child(corners, side, f"{round(value + side.endswith('min'), 5):.15g}")
         stem = Path(name).stem
         ElementTree.indent(tree)
-        _save(root / "Annotations" / f"{stem}.xml", ElementTree.tostring(tree, "unicode"))
+        _save(files / f"{stem}.xml", ElementTree.tostring(tree, "unicode"))
         lists.setdefault(split, []).append(f"{stem}\n")
     for split, names in lists.items():
-        _save(root / "ImageSets" / "Main" / f"{split}.txt", "".join(names))
+        _save(own_folder(own_folder(root, "ImageSets"), "Main") / f"{split}.txt", "".join(names))
 
 
 def write_yolo(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     """All that a view has as a folder of YOLO's: images, labels and data.yaml. Only boxes have a place in it; crowds
     and what is ignored are left out. Raises InputError."""
-    root, splits = Path(root), dict[str, None]()
+    root, splits = make_folder(root), dict[str, None]()
+    pictures, labels = own_folder(root, "images"), own_folder(root, "labels")
     for index, name, split in _named(dataset):
         target, (height, width) = _objects(dataset, index), _size(dataset, index)
-        _put(dataset, index, root / "images" / split / name)
+        _put(dataset, index, own_folder(pictures, split) / name)
         hard = [values for values in (target.crowd, target.ignored) if values is not None]
         lines = []
         for row, (box, label) in enumerate(zip(target.boxes.tolist(), target.labels.tolist(), strict=True)):
@@ -125,7 +131,7 @@ def write_yolo(dataset: Dataset, root: str | os.PathLike[str]) -> None:
                 x1, y1, x2, y2 = box[0] / width, box[1] / height, box[2] / width, box[3] / height
                 values = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
                 lines.append(" ".join([str(label), *(f"{value:.9f}" for value in values)]) + "\n")
-        _save(root / "labels" / split / f"{Path(name).stem}.txt", "".join(lines))
+        _save(own_folder(labels, split) / f"{Path(name).stem}.txt", "".join(lines))
         splits[split] = None
     parts = [f"{split}: images/{split}\n" for split in splits]
     names = [f"  {number}: {_quoted(name)}\n" for number, name in enumerate(dataset.labels)]
@@ -197,23 +203,22 @@ def _named(dataset: Dataset) -> list[tuple[int, str, str]]:
 
 
 def _put(dataset: Dataset, index: int, path: Path) -> None:
-    """An image as a file: a copy of its own, or its pixels."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(dataset.images, ImageFiles):
-            shutil.copyfile(dataset.name(index), path)
-        else:
-            write_image(path, dataset.image(index))
-    except (OSError, shutil.Error) as error:
-        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from None
+    """An image as a file in a folder that is there: a copy of its own, or its pixels."""
+    if isinstance(dataset.images, ImageFiles):
+        source = Path(dataset.name(index))
+        check_output(path, [source])
+        with open_file(source, MAX_FILE) as original, replacing(path) as copy:
+            shutil.copyfileobj(original, copy)
+    else:
+        write_image(path, dataset.image(index))
 
 
 def _save(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8")
-    except (OSError, UnicodeEncodeError) as error:
+        data = text.encode()
+    except UnicodeEncodeError as error:
         raise InputError(f"cannot write {path}: {error}") from None
+    write_bytes(path, data)
 
 
 def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> ElementTree.Element:

@@ -57,7 +57,7 @@ def load(path: Path, complain: Complaints) -> Dataset:
     if path.is_dir() and not _is_data(root) and (place := _misplaced(root)) is not None:
         raise InputError(f"{path} is a part of YOLO data: pass {place}")
     file = settings_file(root) if path.is_dir() else path
-    settings = Settings() if file is None else read_settings(file)
+    settings = Settings() if file is None else read_settings(file, complain)
     classes = class_names(settings, path, root, complain)
     rows, folders = ObjectRows(complain), Folders()
     images = _images(settings, root, folders, complain)
@@ -80,7 +80,7 @@ def _images(settings: Settings, root: Path, folders: Folders, complain: Complain
     found: dict[str, tuple[Path, int]] = {}
     places: dict[str, Path] = {}
     for part in parts_of(settings, root, folders, complain):
-        images, again = images_of(part, root, folders, complain), 0
+        images, again = images_of(part, root, folders, complain)
         if not images:
             complain.note(f"{part.images} has no images")
         for image in images:
@@ -90,9 +90,9 @@ def _images(settings: Settings, root: Path, folders: Folders, complain: Complain
                 if found[name][1] != part.split:
                     text = f"{image} is in {places[name]} and in {part.images}"
                     complain.fault("images in two splits", text)
-            elif not image.is_file():
+            elif not os.path.isfile(image):
                 complain.fault("missing images", f"there is no {image}, which {part.images} lists")
-            else:
+            elif complain.admits(image, str(part.images)):
                 found[name], places[name] = (image, part.split), part.images
         if again:
             complain.note(f"{part.images}: images that are named again, read once: {again}")

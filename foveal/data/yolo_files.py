@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from foveal.data.dataset import SPLITS
-from foveal.data.files import Complaints, image_files, read_text, split_folder, split_named, subfolders
+from foveal.data.files import DEEPEST, MOST, Complaints, image_files, split_folder, split_named, subfolders
 from foveal.data.image import IMAGE_SUFFIXES
 from foveal.data.layouts import beside, only_pictures, sidecars
 from foveal.data.splits import UNSPLIT
+from foveal.data.values import MAX_LIST, beginning, read_text
 from foveal.data.yolo_settings import CLASS_FILES, Settings, slashes
 from foveal.errors import InputError, few
 from foveal.wording import counted
 
+PEEK = 2**16  # bytes of a file in which its first line stands
 SAMPLE = 200  # lines of a list by which the folder that its paths begin in is chosen
 
 
@@ -52,8 +54,8 @@ class Folders:
 
     def find(self, path: Path) -> Path | None:
         """The path if it exists, or the only one that is alike."""
-        if path.exists() or path.parent == path:
-            return path if path.exists() else None
+        if (there := os.path.exists(path)) or path.parent == path or len(path.parts) > 2 * DEEPEST:
+            return path if there else None
         parent = self.find(path.parent)
         same = [] if parent is None else self.names(parent).get(alike(path.name), [])
         return parent / same[0] if parent is not None and len(same) == 1 else None
@@ -76,25 +78,31 @@ def parts_of(settings: Settings, root: Path, folders: Folders, complain: Complai
                 missing = f"{settings.file}: {split} is at {text}, but there is no {root / settings.path / text}"
                 raise InputError(missing + ("; without that line training images are taken" if split == "val" else ""))
     for key, text in settings.others.items():
-        if (root / text).is_file() or (root / Path(text).name).is_file():
+        if os.path.isfile(root / text) or os.path.isfile(root / Path(text).name):
             complain.note(f"{settings.file}: {key} is none of train, val and test; the images of {text} were left out")
     return sorted(found, key=lambda part: part.split) or _lists(root) or _folders(root, folders)
 
 
-def images_of(part: Part, root: Path, folders: Folders, complain: Complaints) -> list[Path]:
-    """The images of a part; those of a list may be missing."""
+def images_of(part: Part, root: Path, folders: Folders, complain: Complaints) -> tuple[list[Path], int]:
+    """The images of a part, of which those of a list may be missing; and how many lines repeat one before."""
     if part.images.is_dir():
-        return [part.images / name for name in image_files(part.images, None, complain)]
-    lines = [line.strip() for line in read_text(part.images).splitlines() if line.strip()]
-    base, dropped = _begin(part.images, lines, root)
+        return [part.images / name for name in image_files(part.images, None, complain)], 0
+    text, _ = read_text(complain.own(part.images), MAX_LIST)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    unique = list(dict.fromkeys(lines))
+    base, dropped = _begin(part.images, unique, root)
     if dropped > 1 or (dropped and lines[0].startswith("/")):
         left = "/".join(_parts(lines[0])[:dropped]).replace("//", "/")
         complain.note(f"{part.images}: its paths are taken to begin in {base}, without {left}")
-    found = []
-    for line in lines:
+    found, lost = [], 0
+    for line in unique:
         path = base.joinpath(*_parts(line)[dropped:])
-        found.append(path if path.is_file() else folders.find(path) or path)
-    return found
+        there = path if os.path.isfile(path) else folders.find(path)
+        found.append(there or path)
+        lost += there is None
+        if lost == MOST:  # each costs a search
+            raise InputError(f"there is no {path}, which {part.images} lists, as {MOST - 1:,} before it")
+    return found, len(lines) - len(unique)
 
 
 def _begin(file: Path, lines: list[str], root: Path) -> tuple[Path, int]:
@@ -104,11 +112,11 @@ def _begin(file: Path, lines: list[str], root: Path) -> tuple[Path, int]:
     list's folder, from the root; and without the first part, the first two ..., as those of another machine.
     """
     sample = [_parts(line) for line in lines[:: max(1, len(lines) // SAMPLE)]]
-    depth = max(map(len, sample), default=1)
+    depth = min(DEEPEST, max(map(len, sample), default=1))
     best, most = (file.parent, 0), 0
     for dropped in range(depth):
         for base in dict.fromkeys((file.parent, root)):
-            count = sum(len(parts) > dropped and base.joinpath(*parts[dropped:]).is_file() for parts in sample)
+            count = sum(len(parts) > dropped and os.path.isfile(base.joinpath(*parts[dropped:])) for parts in sample)
             if count > most:
                 best, most = (base, dropped), count
             if count == len(sample):
@@ -130,21 +138,24 @@ def _place(
     tried = [root / settings.path / text, root / text, root / inner]
     if not settings.path and inner != text:
         tried = [root / inner, root / text]
-    there = list({place.resolve(): place for place in reversed(tried) if place.exists()}.values())[::-1]
-    if len(there) > 1:
-        complain.note(f"{settings.file}: {split} is at {text}; {there[0]} was read, not {there[1]}")
+    there = list({os.path.realpath(place): place for place in reversed(tried) if os.path.exists(place)}.values())[::-1]
     if there:
-        return there[0]
-    parts = _parts(inner)
+        # A place in the data folder goes before one that its user would have to allow.
+        place = next((place for place in there if complain.inside is None or place in complain.inside), there[0])
+        if others := [other for other in there if other != place]:
+            complain.note(f"{settings.file}: {split} is at {text}; {place} was read, not {others[0]}")
+        complain.admits(place, f"{settings.file}, {split}")
+        return place
+    parts = _parts(inner)[-DEEPEST:]
     ends = [parts[k:] for k in range(len(parts))]
     # One name alone, like images, may be that of anything.
     ends = [end for end in ends if len(end) > 1 or Path(end[0]).suffix or split_folder(end[0]) == split]
     for one in (*tried, *(root.joinpath(*end) for end in ends)):
-        if (place := folders.find(one)) is not None and place != root:
+        if (found := folders.find(one)) is not None and found != root:
             # Tools write lists with a first folder for the data set itself: data/train.txt.
-            if place != root.joinpath(*parts[1:]) or text.startswith("/") or place.is_dir():
-                complain.note(f"{settings.file}: {split} is at {text}; {place} was read")
-            return place
+            if found != root.joinpath(*parts[1:]) or text.startswith("/") or found.is_dir():
+                complain.note(f"{settings.file}: {split} is at {text}; {found} was read")
+            return found
     return None
 
 
@@ -161,10 +172,7 @@ def _lists(root: Path) -> list[Part]:
 
 def _is_list(file: Path) -> bool:
     """Whether the first line of a text file names an image."""
-    try:
-        line = next((line for line in read_text(file).splitlines() if line.strip()), "")
-    except InputError:
-        return False
+    line = next((line for line in beginning(file, PEEK).splitlines() if line.strip()), "")
     return os.path.splitext(line.strip())[1].lower() in IMAGE_SUFFIXES
 
 
@@ -224,6 +232,7 @@ def label_files(
             if len(files) == 1:
                 found[number] = files[0]
                 otherwise.append(files[0])
+    found = [file if file is None or complain.admits(file) else None for file in found]
     taken = set(filter(None, found))
     if otherwise:
         complain.note(f"label files that differ from their image in letter case: {len(otherwise)}, as {otherwise[0]}")
@@ -280,13 +289,7 @@ def _mirrored(folder: Path, root: Path, unnamed: Iterable[Path]) -> list[Path]:
 
 def is_label_file(file: Path) -> bool:
     """Whether the first line of a text file is a class number and four or more numbers."""
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read(2**16)
-    except OSError:
-        return False
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
-    words = next((line.split() for line in text.splitlines() if line.strip()), [])
+    words = next((line.split() for line in beginning(file, PEEK).splitlines() if line.strip()), [])
     try:
         return len(words) >= 5 and float(words[0]).is_integer() and all(float(word) < 1e9 for word in words[1:5])
     except (ValueError, OverflowError):

@@ -8,13 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foveal.data.files import Complaints, read_text
-from foveal.data.objects import ObjectRows
+from foveal.data.files import Complaints
+from foveal.data.objects import MAX_KEYPOINTS, MAX_OBJECTS, ObjectRows
+from foveal.data.values import read_text
 from foveal.data.yolo_settings import Settings
 from foveal.errors import InputError
 from foveal.wording import counted
 
 UNKNOWN = "objects of no class"
+MAX_LABELS = 2**25  # bytes of a label file
+MAX_PAIRS = 2**26  # of numbers in the lines that are weighed
 SAMPLE = 1000  # lines by whose geometry polygons are told from key points
 SURE = math.log(15)  # evidence for one reading from which it is taken
 
@@ -50,7 +53,7 @@ class Lines:
     def read(self, file: Path, size: tuple[int, int]) -> None:
         """Put the objects of one image, of height and width `size`, into the rows."""
         try:
-            lines = read_text(file).splitlines()
+            lines = _lines(file)
         except InputError as error:
             self.rows.complain.fault("unreadable labels", str(error))
             return
@@ -87,6 +90,14 @@ class Lines:
             points = np.array(values[1:], np.float64).reshape(-1, 2) * size[::-1]
             box = (*points.min(0).tolist(), *points.max(0).tolist())
             self.rows.add(where, box, int(values[0]), segmentation=[points.astype(np.float32)])
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a label file. Raises InputError where they are too many."""
+    lines = read_text(file, MAX_LABELS)[0].splitlines()
+    if len(lines) > MAX_OBJECTS:
+        raise InputError(f"{file} has {len(lines):,} lines; an image may have {MAX_OBJECTS:,} objects")
+    return lines
 
 
 def _misfit(values: list[float], reading: Reading) -> str:
@@ -138,10 +149,10 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
     counts, lines, step = Counter[int](), list[list[float]](), 1
     for file in files:
         try:
-            text = read_text(file)
+            own = _lines(file)
         except InputError:
             continue
-        for line in text.splitlines():
+        for line in own:
             words = line.split()
             counts[len(words)] += 1
             if len(words) > 6 and counts[len(words)] % step == 0:
@@ -160,7 +171,11 @@ def choose(files: Iterable[Path], settings: Settings, complain: Complaints) -> R
         return Reading(points, numbers[0])
     if len(long) > 1:
         return POLYGONS
-    columns, values = long[0], np.array(lines, np.float64)
+    columns = long[0]
+    if columns > 5 + 3 * MAX_KEYPOINTS:
+        return POLYGONS
+    # Whether a polygon crosses itself is a question about each pair of its sides.
+    values = np.array(lines[: max(1, MAX_PAIRS // columns**2)], np.float64)
     values = values[np.isfinite(values).all(1)]
     if not len(values):
         return POLYGONS

@@ -3,6 +3,7 @@
 A scalar of data.yaml is the text that was written, whatever type YAML has for it: classes may be named no, 1.0 or null.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from foveal.data.files import SPLIT_NAMES, Complaints, files_in, read_text, split_folder, subfolders
+from foveal.data.files import DEEPEST, SPLIT_NAMES, Complaints, files_in, split_folder, subfolders
 from foveal.data.layouts import sidecars
+from foveal.data.values import MAX_LIST, beginning, read_text
 from foveal.errors import InputError
 
 CLASS_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt")  # in lower case; the first one goes
@@ -55,20 +57,23 @@ def settings_file(root: Path) -> Path | None:
         raise InputError(
             f"{root} has several files with names of classes, {found[0].name} and {found[1].name}: name one"
         )
-    darknet = [file for file in files_in(root, ".data") if re.search(r"(?m)^\s*(names|train|valid)\s*=", _begin(file))]
+    darknet = [
+        file for file in files_in(root, ".data") if re.search(r"(?m)^[ \t]*(names|train|valid)[ \t]*=", _begin(file))
+    ]
     return next(iter(named or found or darknet), None)
 
 
 def names_splits(file: Path) -> bool:
     """Whether a settings file has the key of a split, by a quick look."""
     text = _begin(file)
-    before = r"[{,]\s*" if text.lstrip().startswith("{") else r"(?m)^\s*"
-    return bool(re.search(before + rf"""(["']?)({"|".join(SPLIT_NAMES)})\1\s*[:=]""", text))
+    before = r"[{,]\s*" if text.lstrip().startswith("{") else r"(?m)^[ \t]*"
+    return bool(re.search(before + rf"""(["']?)({"|".join(SPLIT_NAMES)})\1[ \t]*[:=]""", text))
 
 
-def read_settings(file: Path) -> Settings:
+def read_settings(file: Path, complain: Complaints) -> Settings:
     """The settings of a YAML file, or of one like obj.data. Raises InputError."""
-    return _read_darknet(file) if file.suffix.lower() == ".data" else _read_yaml(file)
+    read = _read_darknet if file.suffix.lower() == ".data" else _read_yaml
+    return read(complain.own(file), complain)
 
 
 def class_names(settings: Settings, source: Path, root: Path, complain: Complaints) -> list[str]:
@@ -77,7 +82,7 @@ def class_names(settings: Settings, source: Path, root: Path, complain: Complain
     Raises InputError, also where the folders of two splits name other classes.
     """
     files = class_files(root) or class_files(root, sidecars(root))
-    listed = {file: _listed(file) for file in files}
+    listed = {file: _listed(file, complain) for file in files}
     names = settings.names or next(iter(listed.values()), None)
     taken = settings.file if settings.names else next(iter(files), None)
     if names is None:
@@ -123,9 +128,9 @@ def slashes(text: str) -> str:
     return text.strip().replace("\\", "/")
 
 
-def _listed(file: Path) -> list[str]:
+def _listed(file: Path, complain: Complaints) -> list[str]:
     """The names in a file, one a line. A blank line between two might be a class or not, and is an error."""
-    names = [line.strip() for line in read_text(file).rstrip().splitlines()]
+    names = [line.strip() for line in read_text(complain.own(file), MAX_LIST)[0].rstrip().splitlines()]
     if "" in names:
         raise InputError(
             f"{file}, line {names.index('') + 1}: a blank line between names, which classes are counted by"
@@ -148,12 +153,7 @@ def names_classes(folder: Path) -> bool:
 
 def _begin(file: Path) -> str:
     """The first part of a file as text, for a look at what it is."""
-    try:
-        with open(file, "rb") as opened:
-            data = opened.read(MAX_YAML)
-    except OSError:
-        return ""
-    return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    return beginning(file, MAX_YAML)
 
 
 def _is_yaml_settings(file: Path) -> bool:
@@ -166,8 +166,8 @@ def _is_yaml_settings(file: Path) -> bool:
 # --- data.yaml --------------------------------------------------------------------------------------------------------
 
 
-def _read_yaml(file: Path) -> Settings:
-    text = read_text(file, MAX_YAML)
+def _read_yaml(file: Path, complain: Complaints) -> Settings:
+    text, _ = read_text(file, MAX_YAML)
     try:
         root = _compose(file, text)
     except yaml.MarkedYAMLError as error:
@@ -292,7 +292,7 @@ def _line(file: Path, node: yaml.Node) -> str:
 # --- obj.data ---------------------------------------------------------------------------------------------------------
 
 
-def _read_darknet(file: Path) -> Settings:
+def _read_darknet(file: Path, complain: Complaints) -> Settings:
     """Lines of `key = value`: classes, names (a file), backup, and for each split the list of its images."""
     keys: dict[str, str] = {}
     for where, key, value in _pairs(file):
@@ -307,10 +307,11 @@ def _read_darknet(file: Path) -> Settings:
     if keys.get("names"):
         parts = Path(keys["names"]).parts
         # Tools write the path from the folder that holds the data set, or as it was on another machine.
-        place = next((one for k in range(len(parts)) if (one := file.parent.joinpath(*parts[k:])).is_file()), None)
+        tails = (file.parent.joinpath(*parts[k:]) for k in range(len(parts))[:DEEPEST])
+        place = next((one for one in tails if os.path.isfile(one)), None)
         if place is None:
             raise InputError(f"{file}: names is at {keys['names']}, but there is no {file.parent / parts[-1]}")
-        names = checked(place, _listed(place))
+        names = checked(place, _listed(place, complain))
         if keys.get("classes", str(len(names))) != str(len(names)):
             raise InputError(f"{file}: classes is {keys['classes']}, but {place} has {len(names)} names")
     others = {key: value for key, value in keys.items() if key not in SPLIT_NAMES and value.endswith(".txt")}
@@ -318,7 +319,7 @@ def _read_darknet(file: Path) -> Settings:
 
 
 def _pairs(file: Path) -> Iterator[tuple[str, str, str]]:
-    for number, line in enumerate(read_text(file, MAX_YAML).splitlines(), 1):
+    for number, line in enumerate(read_text(file, MAX_YAML)[0].splitlines(), 1):
         text = line.partition("#")[0].strip()
         if text:
             key, equals, value = text.partition("=")

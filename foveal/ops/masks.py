@@ -30,6 +30,22 @@ def rle_decode(counts: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.repeat_interleave(inside, counts).view(width, height).T
 
 
+def rle_box(counts: Tensor, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """(K,) counts of an image of size (H, W) -> x1, y1, x2, y2 around the pixels inside, which are not decoded; None
+    where there are none."""
+    check("rle_box", counts=(counts, "K integers"))
+    ends = counts.cumsum(0)
+    starts, ends = (ends - counts)[1::2], ends[1::2]
+    starts, ends = starts[ends > starts], ends[ends > starts]
+    if not len(starts):
+        return None
+    height = size[0]
+    x1, x2 = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    if bool((starts // height != (ends - 1) // height).any()):
+        return x1, 0, x2, height  # a run from one column into the next has a pixel in the last row and in the first
+    return x1, int((starts % height).min()), x2, int(((ends - 1) % height).max()) + 1
+
+
 def rle_text(counts: Tensor) -> str:
     """Counts as COCO's compressed text.
 
@@ -84,11 +100,17 @@ def polygon_mask(points: Tensor, size: tuple[int, int]) -> Tensor:
     a = points.double()
     b = a.roll(-1, 0)
     y = (torch.arange(height, dtype=torch.float64) + 0.5)[:, None]
-    edges, rows = torch.nonzero(((a[:, 1] <= y) != (b[:, 1] <= y)).T, as_tuple=True)
-    (ax, ay), (bx, by) = a[edges].unbind(-1), b[edges].unbind(-1)
-    x = ax + (y[rows, 0] - ay) * (bx - ax) / (by - ay)
-    # The first centre that is not to the left of the crossing.
-    columns = (x - 0.5).ceil().clamp(0, width).long()
-    crossings = torch.zeros(height * (width + 1), dtype=torch.int32)
-    crossings.index_add_(0, rows * (width + 1) + columns, torch.ones_like(columns, dtype=torch.int32))
-    return (crossings.view(height, width + 1).cumsum(1) % 2 == 1)[:, :width]
+    # Odd or even is all that counts, and survives that a byte overflows.
+    crossings = torch.zeros(height * (width + 1), dtype=torch.uint8)
+    for some, other in zip(a.split(max(1, _PAIRS // height)), b.split(max(1, _PAIRS // height)), strict=True):
+        edges, rows = torch.nonzero(((some[:, 1] <= y) != (other[:, 1] <= y)).T, as_tuple=True)
+        (ax, ay), (bx, by) = some[edges].unbind(-1), other[edges].unbind(-1)
+        x = ax + (y[rows, 0] - ay) * (bx - ax) / (by - ay)
+        # The first centre that is not to the left of the crossing.
+        columns = (x - 0.5).ceil().clamp(0, width).long()
+        crossings.index_add_(0, rows * (width + 1) + columns, torch.ones_like(columns, dtype=torch.uint8))
+    inside = crossings.view(height, width + 1).cumsum(1, dtype=torch.uint8).bitwise_and_(1)
+    return inside[:, :width].bool()
+
+
+_PAIRS = 2**22  # of an edge and a row, looked at together

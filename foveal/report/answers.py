@@ -16,6 +16,7 @@ from foveal.data.image import write_image
 from foveal.data.writers import write_json, write_predictions
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.errors import InputError
+from foveal.filesystem import make_folder
 from foveal.report.boxes import Style, draw_objects
 from foveal.report.draw import MOST_SHOWN, save_predictions
 from foveal.report.letters import save_numbers
@@ -129,11 +130,7 @@ class Found:
         while stem in self.files:
             stem = f"{base}_{len(self.files)}"
         self.files.add(stem)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot write in {self.folder}: {error.strerror}") from None
-        return self.folder / f"{stem}_objects.png"
+        return make_folder(self.folder) / f"{stem}_objects.png"
 
 
 TASKS: dict[str, type[Answers]] = {"classify": Labels, "detect": Found}

@@ -13,7 +13,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch import Tensor
 
 from foveal.errors import InputError
-from foveal.report.letters import default_font, drawn, font_of
+from foveal.report.letters import default_font, drawn, font_of, shortened
 from foveal.structures import Objects, to_float
 
 # Colours that people with any kind of colour vision tell apart: Okabe and Ito 2008, "Color Universal Design".
@@ -63,7 +63,7 @@ def marks(objects: Objects, labels: Sequence[str], texts: Literal["scores", "nam
         flags = {"crowd": objects.crowd, "ignored": objects.ignored}
         said = [f"({word})" for word, values in flags.items() if values is not None and bool(values[row])]
         score = [] if objects.scores is None or texts != "scores" else [f"{float(objects.scores[row]):.2f}"]
-        text = "" if texts == "none" else " ".join([drawn(labels[label], label), *said, *score])
+        text = "" if texts == "none" else " ".join([shortened(drawn(labels[label], label)), *said, *score])
         found.append(Mark(tuple(box), text, shade(PALETTE[label % len(PALETTE)], before[label]), bool(said)))
         before[label] += 1
     return found
@@ -96,6 +96,7 @@ def draw_marks(
     way = Image.Resampling.NEAREST if max(shape) <= PIXEL_ART else Image.Resampling.BICUBIC
     picture = Image.fromarray(pixels)
     picture = picture if picture.size == size else picture.resize(size, way)
+    marks = [mark for mark in marks if np.isfinite(mark.box).all()]  # a system that diverged predicts others
     draw, side = ImageDraw.Draw(picture), max(size)
     letters, thick = max(10, round(text * side)), width or max(2, round(side / 130))
     places = [_within(mark.box, scale, size, thick) for mark in marks]
@@ -172,7 +173,7 @@ def _place(
     """Where a mark's text goes: where it covers least of the texts that are placed already, mostly nothing, and of
     places that are alike in this the one where it covers the smallest shares of all boxes."""
     x1, y1, x2, y2 = place
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in mark.text)
+    text = shortened("".join(c if c.isprintable() else repr(c)[1:-1] for c in shortened(mark.text)))
     font = _font(letters, font_of(text) or default_font())
     pad = max(2, round(font.size / 5))
     while len(text) > 4 and font.getlength(text) + 2 * pad > size[0]:

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveal.errors import InputError
 from foveal.explain.explanation import Explanation
 from foveal.explain.faithfulness import Curves
-from foveal.filesystem import make_folder, replacing
-from foveal.report.letters import default_font, drawn, font_of, save_numbers
+from foveal.filesystem import make_folder, own_folder, replacing, write_text
+from foveal.report.letters import default_font, drawn, font_of, save_numbers, shortened
 from foveal.structures import to_float
 from foveal.system import resize
 
 MOST_SHOWN = 100  # images in one grid
+LINES = 6  # of a caption
 
 
 def image_grid(images: Sequence[Tensor], captions: Sequence[str], title: str = "") -> Any:
@@ -55,7 +55,7 @@ def save_pictures(directory: Path, pictures: Mapping[str, tuple[Tensor, Sequence
     """What `System.pictures` shows, the first of each title as one PNG, below `directory`/pictures; the files."""
     paths = []
     for title, (images, captions) in pictures.items():
-        paths.append(directory / "pictures" / f"{title.replace(' ', '_')}.png")
+        paths.append(own_folder(directory, "pictures") / f"{title.replace(' ', '_')}.png")
         shown = title if len(images) <= MOST_SHOWN else f"{title} (the first {MOST_SHOWN} of {len(images):,})"
         save_figure(image_grid(list(images[:MOST_SHOWN]), captions[:MOST_SHOWN], shown), paths[-1])
     return paths
@@ -65,13 +65,9 @@ def save_predictions(
     directory: Path, document: Mapping[str, Any], images: Sequence[Tensor], labels: Sequence[str]
 ) -> None:
     """predictions.json, and predictions.png with the name, class and probability of each of the first images."""
+    # A name that is not text, but for a few bytes, stands there as JSON's own escapes.
     text = json.dumps(document, indent=1, ensure_ascii=False)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        # A name that is not text, but for a few bytes, stands there as JSON's own escapes.
-        (directory / "predictions.json").write_text(text + "\n", "utf-8", "backslashreplace")
-    except OSError as error:
-        raise InputError(f"cannot write {directory / 'predictions.json'}: {error.strerror}") from None
+    write_text(make_folder(directory) / "predictions.json", text + "\n")
     if images:
         names = {label: drawn(label, index) for index, label in enumerate(labels)}
         captions = [
@@ -162,10 +158,8 @@ def save_explanation(path: Path, found: Explanation, curves: Curves) -> list[Pat
     """The figure as PNG and the raw map beside it as .npy; both files. Raises InputError where one is not writable."""
     save_figure(explanation_figure(found, curves), path)
     raw = path.with_suffix(".npy")
-    try:
-        np.save(raw, found.map.numpy())
-    except OSError as error:
-        raise InputError(f"cannot write {raw}: {error.strerror}") from None
+    with replacing(raw) as file:
+        np.save(file, found.map.numpy())
     return [path, raw]
 
 
@@ -183,4 +177,5 @@ def _middle(name: str, width: int = 22) -> str:
 
 def _short(caption: str, width: int = 22) -> str:
     caption = caption.encode("utf-8", "backslashreplace").decode()  # a file's name need not be text
-    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in caption.split("\n"))
+    lines = caption.split("\n", LINES)
+    return "\n".join(shortened(line, width) for line in [*lines[:LINES], *["…"] * (len(lines) > LINES)])

@@ -2,13 +2,20 @@
 
 import unicodedata
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 from PIL import ImageFont, features
 
-from foveal.errors import InputError
+from foveal.filesystem import write_text
+
+LONGEST = 200  # characters of a name in a picture
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """A text of so many characters at most, the last of them an ellipsis where some are missing."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def drawn(label: str, index: int) -> str:
@@ -21,13 +28,10 @@ def save_numbers(folder: Path, labels: Sequence[str]) -> None:
     lines = [f"class {index + 1}\t{label}\n" for index, label in enumerate(labels) if not font_of(label)]
     if not lines:
         return
-    try:
-        (folder / "classes.txt").write_text("".join(lines), "utf-8", "backslashreplace")
-    except OSError as error:
-        raise InputError(f"cannot write {folder / 'classes.txt'}: {error.strerror}") from None
+    write_text(folder / "classes.txt", "".join(lines))
 
 
-@cache
+@lru_cache(2**14)
 def font_of(text: str) -> Path | None:
     """A font with all letters of a text: matplotlib's own, which has most alphabets, else one of the system's. None
     where there is none, or nothing here joins and orders the letters of its script."""

@@ -65,7 +65,19 @@ def test_predict(works: Callable[..., Answer], photos: Path) -> None:
     assert found[2][0]["box"] == pytest.approx([2 * side for side in GREEN])
 
 
-def test_predict_saves(works: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:
+def test_planted_links_are_replaced(works: Callable[..., Answer], photos: Path, tmp_path: Path) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    names = ("predictions.json", "image_info.json", "classes.txt", "000007_objects.png", "000030_objects.png")
+    for name in names:
+        (out / name).symlink_to(victim)
+    works("predict", "run", photos, "--out", out)
+    assert victim.read_text() == "precious"
+    assert [name for name in names if (out / name).is_symlink()] == ["classes.txt"]  # which no name here needs
+
+
+def test_predict_saves(works: Callable[..., Answer], fails: Callable[..., str], photos: Path, tmp_path: Path) -> None:
     out, before = tmp_path / "out", {path: path.read_bytes() for path in photos.iterdir()}
     works("predict", "run", photos, "--out", out, "--threshold", 0.99)
     assert {path.name for path in out.iterdir()} == {
@@ -79,7 +91,8 @@ def test_predict_saves(works: Callable[..., Answer], photos: Path, tmp_path: Pat
     shown = np.asarray(Image.open(out / "000007_objects.png"))
     assert shown.shape == (640, 640, 3)
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 5
-    works("predict", "run", photos, "--out", photos)  # where the images themselves are
+    line = fails("predict", "run", photos, "--out", photos)  # where the images themselves are
+    assert f"write to {photos}_out" in line
     assert {path: path.read_bytes() for path in before} == before
 
 

@@ -183,7 +183,7 @@ def test_all_rows_of_a_csv_that_are_wrong_are_listed(folder: Path) -> None:
         f"{table}, line {line}: a row has one value for each of path, label",
         f"{table}, line {line + 1}: cannot read {folder}/gone.png: No such file or directory",
         f"{table}, line {line + 2}: {first} has two labels, '2' in line 2 and here '7'",
-        f"{table}, line {line + 3}: cannot read {folder}/train: Is a directory",
+        f"{table}, line {line + 3}: {folder}/train is a folder, not a file",
     ]
     assert sum(map(sum, (counts.values() for counts in found.counts.values()))) == len(names) + 1
 

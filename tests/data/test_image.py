@@ -309,7 +309,7 @@ def test_paths_that_cannot_be_read(tmp_path):
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "file").write_bytes(b"")
     fails(tmp_path / "missing.png", name="missing.png", reason="No such file")
-    fails(tmp_path, name=tmp_path, reason="Is a directory")
+    fails(tmp_path, name=tmp_path, reason="is a folder")
     fails(tmp_path / "loop.png", name="loop.png", reason="symbolic links")
     fails(tmp_path / "file" / "x.png", name="x.png", reason="Not a directory")
     fails("nul\0.png", name="nul", reason="null")

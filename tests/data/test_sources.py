@@ -94,7 +94,8 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "data/b/in/up").symlink_to("..")
     (tmp_path / "data/a/all").symlink_to(tmp_path / "data")  # would bring the images of b into a
     (tmp_path / "data/b/more").symlink_to(tmp_path / "elsewhere")
-    found = rows(load_dataset(tmp_path / "data"), tmp_path / "data")
+    error(tmp_path / "data", "data/b/more leads out of the data folder", "--outside")
+    found = rows(load_dataset(tmp_path / "data", outside=True), tmp_path / "data")
     assert {name: label for name, (label, _) in found.items()} == {
         "a/1.png": "a",
         "b/2.png": "b",
@@ -285,8 +286,8 @@ def test_csv_takes_validation_from_training(images: Path) -> None:
         ("path,label\nx.png,a\n0.png,b\ny.png,a\n", ["2 of 3 images do not exist", "x.png"]),
         ("path,label\nin,a\n0.png,b\n", ["1 of 2 images do not exist", "in"]),
         ('path,label\n"0.png,a\n1.png,b\n', ["not a CSV file"]),
-        (b"\xff\xfep\x00a\x00t\x00h", ["not a CSV file in UTF-8"]),
-        (b"path,label\n\xe9.png,a\n", ["not a CSV file in UTF-8", "save it in UTF-8"]),
+        (b"\xff\xfep\x00a\x00t\x00h", ["is not text in UTF-16", "save it as UTF-8"]),
+        (b"path,label\n\xe9.png,a\n", ["byte 11 is not text in UTF-8", "save it as UTF-8"]),
         ("path,label\n0.png,a\n1.png,b\n", ["2 different images are too few"]),
     ],
 )
@@ -303,10 +304,14 @@ def test_the_same_row_twice_is_the_same_image(images: Path) -> None:
 def test_a_csv_that_cannot_be_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = table(images, "\n".join(LINES))
 
-    def refuse(file: Path, *arguments: object, **settings: object) -> None:
-        raise PermissionError(13, "Permission denied", str(file))
+    opened = os.open
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    def refuse(file: object, *arguments: object, **settings: object) -> object:
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied", str(file))
+        return opened(file, *arguments, **settings)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "open", refuse)
     error(path, str(path), "Permission denied")
 
 

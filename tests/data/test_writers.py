@@ -60,7 +60,7 @@ def equal(one: Dataset, two: Dataset, *fields: str) -> None:
 def test_coco(dataset: Dataset, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         write_coco(dataset.select(split), tmp_path / "out" / "annotations" / f"instances_{split}.json")
-    again = load_dataset(tmp_path / "out")
+    again = load_dataset(tmp_path / "out", outside=True)
     equal(dataset, again, "crowd", "ignored", "areas", "keypoints")
     one: Any = dataset.targets
     two: Any = again.targets
@@ -113,7 +113,7 @@ def test_images_that_are_no_files(tmp_path: Path) -> None:
     halves = replace(made, splits=np.array([0, 0, 1, 1], np.int8))
     for split in ("train", "val"):  # into one folder of images
         write_coco(halves.select(split), tmp_path / "halves" / f"{split}.json")
-    again = load_dataset(tmp_path / "halves")
+    again = load_dataset(tmp_path / "halves", outside=True)
     assert again.split_counts() == {"train": 2, "val": 2}
     assert all(torch.equal(again.image(i), images[i]) and torch.equal(again.target(i).boxes, box + i) for i in range(4))  # type: ignore[union-attr]
     for write, folder in ((write_voc, "voc"), (write_yolo, "yolo")):
@@ -146,7 +146,7 @@ def test_what_cannot_be_written(dataset: Dataset, tmp_path: Path) -> None:
         write_coco(digits(), tmp_path / "a.json")
     (tmp_path / "file").write_text("")
     for write in (write_coco, write_voc, write_yolo):
-        with pytest.raises(InputError, match="cannot write"):
+        with pytest.raises(InputError, match=r"cannot (write|make)"):
             write(dataset, tmp_path / "file" / "x.json")
     names = ("'\"", "owl", "dog")
     with pytest.raises(InputError, match=r"data\.yaml"):

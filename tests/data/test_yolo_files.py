@@ -204,7 +204,7 @@ def test_label_files_of_windows(tmp_path: Path, encoding: str) -> None:
     assert objects(load_dataset(tmp_path))["train0.jpg"] == [("dog", pytest.approx([15, 12, 25, 18]))]
 
 
-@pytest.mark.parametrize("data", [b"0 0.5 \xff 0.5", "0 0.5 0.5 0.1 0.1".encode("utf-16-le")])
+@pytest.mark.parametrize("data", [b"0 0.5 \xff 0.5", b"0 0.5 0.5 0.1 0.1\0"])
 def test_label_files_that_cannot_be_read(tmp_path: Path, data: bytes) -> None:
     file = make(tmp_path) / "labels" / "train" / "train1.txt"
     file.write_bytes(data)
