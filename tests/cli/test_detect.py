@@ -131,7 +131,7 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("numbers", [(1, 2), (9, 3), ("one", "two"), ("2", 2)])
+@pytest.mark.parametrize("numbers", [(1, 2), (9, 3), ("one", "two"), ("2", "3")])
 @pytest.mark.parametrize("names", NAMES)
 def test_evaluate_gives_each_image_the_id_of_its_file(
     works: Callable[..., Answer], tmp_path: Path, names: tuple[str, str], numbers: tuple[Any, Any]

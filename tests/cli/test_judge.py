@@ -59,8 +59,13 @@ def test_fid_by_a_published_file(made: Path, works: Run) -> None:
 
     with torch.no_grad():
         sampled = system.sample(3, generator=torch.Generator().manual_seed(0))
-        expected = distance(features(batch.float().images), features(sampled))
-    assert found["metrics"]["frechet"] == pytest.approx(expected, rel=1e-5)
+        real, fake = features(batch.float().images), features(sampled)
+    # The features of both sets are almost equal, and processors round them differently: by half a unit in the last
+    # place of their length, beside a difference of about the root of the distance.
+    expected = distance(real, fake)
+    rounding = torch.finfo(torch.float32).eps * float(real.norm(dim=1).mean()) / expected**0.5
+    assert rounding < 1e-3
+    assert found["metrics"]["frechet"] == pytest.approx(expected, rel=rounding)
 
 
 def test_what_does_not_fit(made: Path, call: Run) -> None:

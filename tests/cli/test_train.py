@@ -240,7 +240,9 @@ def test_data_that_is_none(fails: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "no folders" in told(tmp_path / "empty")
     (tmp_path / "data.csv").write_text("file,class\na.png,b\n")
-    assert "unknown column 'file', unknown column 'class', no column 'path'" in told(tmp_path / "data.csv")
+    assert "1 of 1 images do not exist" in told(tmp_path / "data.csv")
+    (tmp_path / "data.csv").write_text("what,how\na.png,b\n")
+    assert "the columns" in told(tmp_path / "data.csv")
     (tmp_path / "notes.txt").write_text("no data")
     assert "neither a folder" in told(tmp_path / "notes.txt")
 

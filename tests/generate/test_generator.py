@@ -85,7 +85,7 @@ def test_figures_of_made_images() -> None:
     assert set(foveal.evaluate(Means(), unlabelled(data).select("test"))) == {"error", "loss", "bits_per_dim"}
     with pytest.raises(foveal.InputError, match="judge has no effect: lenet is a system to classify"):
         foveal.evaluate(judge, data, judge="lenet")
-    with pytest.raises(foveal.InputError, match="cannot judge: it is a system to generate"):
+    with pytest.raises(foveal.InputError, match="judge Means is a system to generate"):
         foveal.evaluate(system, data, judge=system)
 
 
