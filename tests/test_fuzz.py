@@ -1,8 +1,8 @@
 """Arbitrary bytes where files are read: a result or an InputError of one line, at once, in little memory.
 
-50,000 inputs in all, the same in each run; `make fuzz` has 1,000,000, others each time. Memory is bounded by the operating
-system's limit on the address space of this process, so that an allocation beyond the bound fails, and an InputError that
-stands for such a failure is no pass.
+50,000 inputs in all, the same in each run; `make fuzz` has 1,000,000, others each time. Memory is bounded by the
+operating system's limit on the address space of this process, so that an allocation beyond the bound fails, and an
+InputError that stands for such a failure is no pass.
 """
 
 import copy

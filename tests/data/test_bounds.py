@@ -243,7 +243,7 @@ def test_coco_of_missing_images(tmp_path: Path) -> None:
 
 def test_key_points_of_one_object_that_all_others_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     picture(tmp_path / "0.jpg")
-    rows = [(1, 1, 1, 9, 9, {"keypoints": [1, 1, 2] * (50 if number == 0 else 1)}) for number in range(100)]
+    rows = [(1, 1, 1, 9, 9, {"keypoints": [5, 5, 2] * (50 if number == 0 else 1)}) for number in range(100)]
     write_json(tmp_path / "val.json", coco({1: "a"}, {"0.jpg": rows}))
     monkeypatch.setattr("foveal.data.objects.MAX_POINTS", 4999)
     assert "one of 100 objects has 50 key points; so many objects may have 49 each" in refused(tmp_path)
