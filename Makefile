@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test fuzz lint clean
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,9 @@ lint: .venv/tested
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
+
+fuzz: .venv/tested
+	FOVEAL_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_fuzz.py tests/test_fuzz_folders.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -141,11 +141,11 @@ def _place(
     there = list({os.path.realpath(place): place for place in reversed(tried) if os.path.exists(place)}.values())[::-1]
     if there:
         # A place in the data folder goes before one that its user would have to allow.
-        place = next((place for place in there if complain.inside is None or place in complain.inside), there[0])
-        if others := [other for other in there if other != place]:
-            complain.note(f"{settings.file}: {split} is at {text}; {place} was read, not {others[0]}")
-        complain.admits(place, f"{settings.file}, {split}")
-        return place
+        chosen = next((one for one in there if complain.inside is None or one in complain.inside), there[0])
+        if others := [other for other in there if other != chosen]:
+            complain.note(f"{settings.file}: {split} is at {text}; {chosen} was read, not {others[0]}")
+        complain.admits(chosen, f"{settings.file}, {split}")
+        return chosen
     parts = _parts(inner)[-DEEPEST:]
     ends = [parts[k:] for k in range(len(parts))]
     # One name alone, like images, may be that of anything.

@@ -225,7 +225,7 @@ def test_settings_of_many_blank_lines(tmp_path: Path) -> None:
 
 def test_xml(tmp_path: Path) -> None:
     item = "<object><name>a</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
-    for text in (f"<annotation>{item * 10**5}</annotation>", "<a>" * 10**6 + "</a>" * 10**6, "<a>" * 10**6):
+    for text in (f"<annotation>{item * 10**5}</annotation>", "<a>" * 10**5 + "</a>" * 10**5, "<a>" * 10**5):
         picture(tmp_path / "0.jpg")
         (tmp_path / "0.xml").write_text(text)
         with within(3):
@@ -239,13 +239,14 @@ def test_coco_of_missing_images(tmp_path: Path) -> None:
     (tmp_path / "val.json").write_text(json.dumps(document))
     with within(4):
         refused(tmp_path)
-    points = [{"keypoints": [1, 1, 2] * 1000}, *({"keypoints": [1, 1, 2]} for _ in range(300_000))]
-    rows = [(1, 1, 1, 9, 9, more) for more in points[:90_000]]
-    images = {f"{number}.jpg": rows for number in range(4)}
-    for name in images:
-        picture(tmp_path / name)
-    write_json(tmp_path / "val.json", coco({1: "a"}, images))
-    assert "key points; so many objects may have" in refused(tmp_path)
+
+
+def test_key_points_of_one_object_that_all_others_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "0.jpg")
+    rows = [(1, 1, 1, 9, 9, {"keypoints": [5, 5, 2] * (50 if number == 0 else 1)}) for number in range(100)]
+    write_json(tmp_path / "val.json", coco({1: "a"}, {"0.jpg": rows}))
+    monkeypatch.setattr("foveal.data.objects.MAX_POINTS", 4999)
+    assert "one of 100 objects has 50 key points; so many objects may have 49 each" in refused(tmp_path)
 
 
 def test_a_survey_of_many_faults_ends(tmp_path: Path) -> None:
