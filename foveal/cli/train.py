@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
-from foveal.catalog import ENTRIES, PREPARATION, create, family, holds_systems, is_base, settable, task_of, variant
+from foveal.build import create
+from foveal.catalog import ENTRIES, PREPARATION, family, holds_systems, is_base, settable, task_of, variant
 from foveal.cli.common import answer, parse, table
 from foveal.cli.weights import Matching, Rules, loading_of
 from foveal.errors import InputError, nearest

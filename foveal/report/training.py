@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from foveal.catalog import load
+from foveal.build import load
 from foveal.data.dataset import Dataset
 from foveal.data.foreign import as_dataset
 from foveal.errors import InputError, one_line
