@@ -142,7 +142,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
     try:
         check_description(header)
         if system is None:
-            with torch.device("meta"), limited():
+            with torch.device("meta"), uninitialised(), limited(len(head.weights)):
                 outline = _rebuilt(header)
             check_fit(outline, head.weights, head.path)
             check_unsaved(outline, head.weights)
@@ -263,6 +263,8 @@ def _is_system(value: Any) -> bool:
 
 def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
     """The Spec with some fields changed; those of PREPARATION stand for fields of its Preprocess."""
+    from foveal.description import check_size
+
     values = dict(variant_fields)
     for field in values:
         if field not in settable(spec):
@@ -272,6 +274,8 @@ def changed(name: str, spec: Any, variant_fields: dict[str, Any]) -> Any:
         choices = get_args(hints[field]) if get_origin(hints.get(field)) is Literal else (value,)
         if value not in choices:
             raise InputError(f"{name} has no {field} {value!r}{nearest(str(value), map(str, choices))}")
+    for field in values.keys() - {*PREPARATION}:
+        check_size(values[field], field)
     size, mean, std = (values.pop(field, None) for field in PREPARATION)
     if inside := _systems_in({**vars(spec), **values}.values()):
         values = spec.taken(inside) | values

@@ -27,10 +27,9 @@ MAX_SYSTEMS = 256  # systems within one, at all levels
 MAX_LEVELS = 8  # of systems within systems
 MAX_CLASSES = 2**17  # ImageNet-21k has 21,843
 MAX_PARTS = 1024  # numbers or rows in one setting
-LARGEST = 2**31  # a number in a setting
+LARGEST = 2**20  # a number in a setting
 MAX_NAME = 1000  # characters of a class name or any other text
-MAX_MODULES = 2**14  # of a system: ResNet-152 has 600
-MAX_TENSORS = 2**14  # parameters and buffers of a system: ResNet-152 has 950
+MAX_MODULES = 10_000  # and as many tensors of a system: ResNet-152 has 600, and 950
 MAX_UNSAVED = 2**28  # bytes of the buffers of a system that its checkpoint does not hold, such as tables of positions
 
 
@@ -60,7 +59,7 @@ def _check(value: Any, place: str, level: int, count: list[int]) -> None:
     inside = f"{place}." if place else ""
     check_labels(value["labels"], f"{inside}labels")
     _check_preprocess(value["preprocess"], f"{inside}preprocess")
-    _check_size([value["licence"] or "", value.get("task", "")], place)
+    check_size([value["licence"] or "", value.get("task", "")], place)
     if value["name"] is None:
         return
     if value["name"] not in ENTRIES:
@@ -76,7 +75,7 @@ def _check(value: Any, place: str, level: int, count: list[int]) -> None:
             _check_systems(given, hints[field], here, level, count)
         else:
             check(given, hints[field], here)
-            _check_size(given, here)
+            check_size(given, here)
 
 
 def _check_systems(value: Any, hint: Any, place: str, level: int, count: list[int]) -> None:
@@ -119,24 +118,26 @@ def _check_preprocess(value: Mapping[str, Any], place: str) -> None:
         raise InputError(f"{place}.{error}") from None
 
 
-def _check_size(value: Any, place: str) -> None:
+def check_size(value: Any, place: str) -> None:
     """InputError where a setting has more parts, a longer text or a larger number than any model."""
     if isinstance(value, list | tuple):
         if len(value) > MAX_PARTS:
             raise InputError(f"{place} has {len(value):,} parts; there may be {MAX_PARTS:,} at most")
         for number, part in enumerate(value):
-            _check_size(part, f"{place}[{number}]")
+            check_size(part, f"{place}[{number}]")
     elif isinstance(value, str):
         if len(value) > MAX_NAME:
             raise InputError(f"{place} is longer than {MAX_NAME} characters")
-    elif value is not None and abs(value) > LARGEST:
+    elif isinstance(value, int | float) and abs(value) > LARGEST:
         raise InputError(f"{place} has to be at most {LARGEST:,}, not {value:.4g}")
 
 
 @contextmanager
-def limited() -> Iterator[None]:
-    """Within the block InputError ends the building of a system with more modules or tensors than any model has."""
-    left = {"modules": MAX_MODULES, "tensors": MAX_TENSORS}
+def limited(saved: int) -> Iterator[None]:
+    """Within the block InputError ends the building of a system with far more modules or tensors than the tensors that
+    are saved of it, or than any model has."""
+    most = min(MAX_MODULES, 1000 + 4 * saved)
+    left = {"modules": most, "tensors": most}
     thread = threading.get_ident()  # others build what they like
 
     def count(what: str) -> Any:
@@ -144,7 +145,7 @@ def limited() -> Iterator[None]:
             if threading.get_ident() == thread:
                 left[what] -= 1
                 if left[what] < 0:
-                    raise InputError(f"it describes a system of more than {MAX_MODULES:,} {what}")
+                    raise InputError(f"it describes a system of more than {most:,} {what}")
 
         return hook
 
