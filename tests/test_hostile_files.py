@@ -138,7 +138,7 @@ def test_a_header_opens_no_file(name: str, field: str, several: bool, tmp_path: 
 def test_systems_within_systems_have_an_end(tmp_path: Path) -> None:
     inner = describe(foveal.create("lenet"))
     deep = {"members": [inner]}
-    for _ in range(10):
+    for _ in range(8):
         deep = {"members": [{**inner, "name": "ensemble", "variant": deep}]}
     for variant in ({"members": [inner] * 300}, deep):
         path = saved(tmp_path / "a.safetensors", foveal.create("lenet"), name="ensemble", variant=variant)
