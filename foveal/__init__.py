@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "names": "catalog",
-    "create": "catalog",
-    "load": "catalog",
+    "create": "build",
+    "load": "build",
     "load_dataset": "data.sources",
     "evaluate": "train.evaluate",
     "check_gradients": "train.gradients",
@@ -56,7 +56,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from foveal.accelerate import accelerate
-    from foveal.catalog import create, load, names
+    from foveal.build import create, load
+    from foveal.catalog import names
     from foveal.cost import cost
     from foveal.data.sources import load_dataset
     from foveal.errors import InputError

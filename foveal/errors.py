@@ -28,6 +28,12 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def printable(text: str, most: int = 60) -> str:
+    """A name from a file as one short piece of a line: escapes for signs that a line cannot show, and its end cut."""
+    shown = one_line(text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
 def few(names: Sequence[str], count: int = 3) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - count} more" if len(names) > count else ""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from math import isfinite
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -13,6 +14,9 @@ from torch.nn.functional import interpolate
 from foveal.errors import InputError, nearest
 from foveal.nn.init import Init, initialise
 from foveal.structures import Batch, Target, to_float
+
+MAX_SIDE = 2**13  # pixels of the height and width that a system sees, and of the image that it is cut out of
+MIN_STD = 1e-6  # of a channel of images in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,19 @@ class Preprocess:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     grey: bool = False
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"size must be two positive numbers of pixels, not {self.size}")
+        if not 0 < self.crop <= 1 or max(self.size) > MAX_SIDE * self.crop:
+            raise InputError(
+                f"size / crop must be at most {MAX_SIDE} pixels, and crop above 0 and at most 1, "
+                f"not {max(self.size):.9g} / {self.crop}"
+            )
+        if {len(self.mean), len(self.std)} - {1, self.channels}:
+            raise InputError(f"mean and std must have {self.channels} values, not {len(self.mean)} and {len(self.std)}")
+        if not all(map(isfinite, (*self.mean, *self.std))) or min(self.std) < MIN_STD:
+            raise InputError("mean and std must be finite, and std above 0")
 
     @property
     def channels(self) -> int:

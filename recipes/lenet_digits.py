@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import foveal
-from foveal.catalog import describe
+from foveal.build import describe
 from foveal.train import checkpoint
 from foveal.weights.packages import packaged_file
 

@@ -6,7 +6,8 @@ Run it after a system is added or changed; tests/test_sizes.py compares the file
 from pathlib import Path
 
 import foveal
-from foveal.catalog import ENTRIES, measured_size
+from foveal.build import measured_size
+from foveal.catalog import ENTRIES
 
 if __name__ == "__main__":
     lines = ["\t".join([name, *map(str, measured_size(name))]) + "\n" for name in ENTRIES]

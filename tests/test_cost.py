@@ -14,7 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import foveal.cost
-from foveal.catalog import create, names
+from foveal.build import create
+from foveal.catalog import names
 from foveal.cost import cost
 from foveal.errors import InputError
 from foveal.structures import Batch

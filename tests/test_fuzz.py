@@ -53,13 +53,13 @@ def fuzzed(count: int) -> Callable[[Any], Any]:
 
 
 @contextmanager
-def bounded(more: int) -> Iterator[None]:
-    """Within the block no more than so many bytes can be had, and no more than PATIENCE seconds."""
+def bounded(more: int, seconds: float = PATIENCE) -> Iterator[None]:
+    """Within the block no more than so many bytes can be had, and no more than so many seconds of processor time."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
     handler = signal.signal(signal.SIGPROF, hangs)
     resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
-    signal.setitimer(signal.ITIMER_PROF, PATIENCE)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
@@ -76,9 +76,9 @@ def hangs(number: int, frame: Any) -> None:
     raise Hangs
 
 
-def survives(function: Callable[[], Any], bound: int) -> bool:
+def survives(function: Callable[[], Any], bound: int, seconds: float = PATIENCE) -> bool:
     """Whether there was a result; else there was an InputError of one line, and not for want of memory."""
-    with bounded(bound):
+    with bounded(bound, seconds):
         try:
             function()
         except InputError as error:
@@ -408,6 +408,53 @@ def test_checkpoints(original: bytes, tmp_path: Path) -> None:
 
     run()
     assert 0.01 < np.mean(results) < 0.9
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where each value of a JSON document stands; of a list the first one."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
+    for key, part in inside:
+        yield from places(part, (*path, key))
+
+
+def at(document: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """The document with another value in one place."""
+    if not path:
+        return value
+    changed = copy.copy(document)
+    changed[path[0]] = at(document[path[0]], path[1:], value)
+    return changed
+
+
+def made_of() -> dict[str, Any]:
+    members = (foveal.create("linear_softmax"), foveal.create("lenet"))
+    return {
+        "classifier": foveal.create("resnet_nano", depths=(1, 1), dropout=0.1, norm="group"),
+        "ensemble": foveal.create("ensemble", members=members, rounds=3),
+        "detector": foveal.create("retinanet_nano", backbone="resnet10_nano", depth=1),
+        "generator": foveal.create("ddpm_nano", timesteps=20, multiples=(1, 2), attention=(1,)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["classifier", "ensemble", "detector", "generator"])
+def test_each_key_of_a_header(kind: str, tmp_path: Path) -> None:
+    system = made_of()[kind]
+    header, path = checkpoint.describe(system), tmp_path / "best.safetensors"
+    checkpoint.save(path, header, system.state_dict())
+    assert foveal.load(path).name == system.name
+    everything, results = list(places(header)), []
+
+    @fuzzed(120)
+    @given(st.sampled_from(everything), st.sampled_from([*ODD, 10**6, 2**20, 2**31, -1.5, [3] * 2000, "/dev/zero"]))
+    def run(place: tuple[Any, ...], value: Any) -> None:
+        changed = at(header, place, value)
+        checkpoint.save(path, changed if isinstance(changed, dict) else {}, system.state_dict())
+        results.append(survives(lambda: foveal.load(path), 500 * 10**6, 2.0))
+
+    run()
+    assert np.mean(results) < 0.5
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 def test_files_of_weights(tmp_path: Path) -> None:

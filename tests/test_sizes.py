@@ -2,7 +2,8 @@
 
 import pytest
 
-from foveal.catalog import ENTRIES, measured_size, sizes
+from foveal.build import measured_size
+from foveal.catalog import ENTRIES, sizes
 
 HEAVY = 20_000_000  # parameters of systems that take a second to build, even without numbers
 

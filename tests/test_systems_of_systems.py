@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import foveal
-from foveal.catalog import describe
+from foveal.build import describe
 from foveal.train import checkpoint
 from tests.classify.test_neighbors import batch
 

@@ -61,7 +61,8 @@ class Ensemble(Scorer):
         for number, member in enumerate(spec.members, 1):
             check_classes(member, number, self.labels)
         # For each member, where it has the classes of the ensemble.
-        self.orders = [[member.labels.index(label) for label in self.labels] for member in spec.members]
+        places = [{label: place for place, label in enumerate(member.labels)} for member in spec.members]
+        self.orders = [[place[label] for label in self.labels] for place in places]
         self.register_buffer("weights", torch.full((len(spec.members),), 1 / len(spec.members)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,12 +110,17 @@ def check_classes(member: System, number: int, labels: tuple[str, ...]) -> None:
     if not isinstance(member, Scorer):
         raise InputError(f"{name} is a system to {member.task}; an ensemble is of systems to classify")
     complaints = {
-        "does not know": [label for label in labels if label not in member.labels],
-        "knows besides": [label for label in member.labels if label not in labels],
+        "does not know": _without(labels, member.labels),
+        "knows besides": _without(member.labels, labels),
     }
     found = [f"{what} {few(names, 6)}" for what, names in complaints.items() if names]
     if found:
         raise InputError(f"{name} has other classes than the ensemble: it {' and '.join(found)}")
+
+
+def _without(labels: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    known = set(others)
+    return [label for label in labels if label not in known]
 
 
 VARIANTS = {"ensemble": EnsembleSpec()}

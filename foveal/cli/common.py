@@ -73,7 +73,7 @@ def find_system(
     flag:      what the weights are given by.
     loading:   further arguments of `create`, for weights.
     """
-    from foveal.catalog import create, trained
+    from foveal.build import create, trained
     from foveal.train.prepare import find_device
     from foveal.weights.packages import PACKAGED
 

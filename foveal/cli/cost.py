@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from foveal.catalog import ENTRIES, create
+from foveal.build import create
+from foveal.catalog import ENTRIES
 from foveal.cli.common import RunOrName, answer, find_system, parse
 
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
+from foveal.build import create
 from foveal.catalog import (
     ENTRIES,
     PREPARATION,
     base_fields,
-    create,
     family,
     holds_systems,
     is_base,

@@ -32,3 +32,9 @@ class Fitted(nn.Module):
             if (given := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.empty_like(given, device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def fitted_names(system: nn.Module) -> set[str]:
+    """Names of the tensors whose sizes and types the data decides."""
+    holders = [(name, module) for name, module in system.named_modules() if isinstance(module, Fitted)]
+    return {f"{holder}.{name}" for holder, module in holders for name, _ in module.named_buffers(recurse=False)}

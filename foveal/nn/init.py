@@ -1,10 +1,12 @@
 """Numbers to start from."""
 
+from collections.abc import Callable, Sequence
 from math import prod
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
 
 from foveal.errors import InputError, nearest
 
@@ -75,3 +77,22 @@ def init_scores(layer: nn.Linear) -> None:
     """Weights of a tenth of the deviation that keeps a signal, biases of zero: no class is preferred at the start."""
     nn.init.normal_(layer.weight, std=0.1 * layer.in_features**-0.5)
     nn.init.zeros_(layer.bias)
+
+
+class uninitialised(TorchFunctionMode):
+    """Within the block random initialisation is left out: what is built takes all its weights from a file."""
+
+    RANDOM = frozenset(
+        {
+            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
+            *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_),
+            *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_),
+        }
+    )
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if func in self.RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from foveal.catalog import trained
+from foveal.build import trained
 from foveal.data.dataset import Dataset
 from foveal.data.foreign import as_image
 from foveal.data.image import write_image

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from foveal.catalog import load
+from foveal.build import load
 from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError

@@ -4,7 +4,7 @@ from math import isfinite
 
 import torch
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.explain.depth import Signal, signals

@@ -4,7 +4,7 @@ from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
-from foveal.catalog import load
+from foveal.build import load
 from foveal.data.dataset import Dataset
 from foveal.data.foreign import as_dataset
 from foveal.errors import InputError

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError
+from foveal.schema import check
 from foveal.train.config import TrainConfig
 from foveal.train.optim import build_optimizer
 from foveal.train.plan import DTYPES, Plan
-from foveal.train.schema import check
 
 if TYPE_CHECKING:
     from foveal.train.state import State

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import foveal
-from foveal.catalog import describe
+from foveal.build import describe
 from foveal.errors import InputError
 from foveal.filesystem import replacing
 from foveal.weights.saved import FORMAT, TRAIN, Checkpoint, find, read, restore

@@ -12,6 +12,7 @@ from os import PathLike
 from typing import Any, Literal, get_type_hints
 
 from foveal.errors import InputError, nearest
+from foveal.schema import check
 from foveal.system import System
 from foveal.train.defaults import (
     DEFAULTS,
@@ -23,7 +24,6 @@ from foveal.train.defaults import (
     FineTuning,
 )
 from foveal.train.kinds import check_kind
-from foveal.train.schema import check
 
 Optimizer = Literal["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"]
 Schedule = Literal["constant", "step", "cosine", "linear", "inverse_sqrt"]

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from foveal.catalog import trained, variant
+from foveal.build import trained
+from foveal.catalog import variant
 from foveal.data.dataset import ALL, Dataset
 from foveal.data.foreign import as_dataset
 from foveal.data.loader import Loader

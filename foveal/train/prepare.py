@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from foveal.catalog import parts
+from foveal.build import parts
 from foveal.data.check_classify import only_class
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader

@@ -16,11 +16,11 @@ import foveal
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.filesystem import read_text
+from foveal.schema import Between, Count, check, parse
 from foveal.system import Preprocess, System
 from foveal.train import checkpoint
 from foveal.train.config import DEFAULTS, EXECUTION, UNSET, TrainConfig, check_resolved
 from foveal.train.defaults import Start
-from foveal.train.schema import Between, Count, check
 from foveal.train.state import PHASES, Progress
 from foveal.train.teacher import Teacher
 from foveal.weights.saved import LIMIT
@@ -141,16 +141,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: {error}; {REPAIR}") from None
         records.append(record)
     return records
-
-
-def parse(text: str) -> Any:
-    """A JSON value. Raises InputError, without the name of a file."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise InputError("it is nested too deeply") from None
-    except ValueError as error:
-        raise InputError(str(error)) from None
 
 
 def is_epoch(record: Mapping[str, Any], phase: str, epoch: int | None = None) -> bool:

@@ -20,6 +20,7 @@ from foveal.data.loader import Loader
 from foveal.data.tiles import write_tiles
 from foveal.errors import InputError
 from foveal.filesystem import append, make_folder, open_lock, own_folder, write_text
+from foveal.schema import Between, check
 from foveal.structures import Batch
 from foveal.system import System, evaluating
 from foveal.train import checkpoint
@@ -37,7 +38,6 @@ from foveal.train.record import (
     read_own_record,
     read_record,
 )
-from foveal.train.schema import Between, check
 from foveal.train.state import Progress, State, check_progress
 from foveal.train.step import NonFinite
 from foveal.train.stopping import Interrupted

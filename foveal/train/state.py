@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.schema import Count, check
 from foveal.system import System
 from foveal.train.captured import SCHEDULE, check_tree, fitting_optimizer_state
 from foveal.train.checkpoint import flatten, unflatten
@@ -17,7 +18,6 @@ from foveal.train.distributed import ALONE, Ranks
 from foveal.train.optim import build_optimizer
 from foveal.train.parallel import spread
 from foveal.train.plan import Plan
-from foveal.train.schema import Count, check
 
 PHASES = ("train", "refit")  # in the order in which a run goes through them
 

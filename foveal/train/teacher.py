@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from foveal.catalog import trained
+from foveal.build import trained
 from foveal.classify.classifier import Classifier, Scorer, Teaching
 from foveal.errors import InputError, few
 from foveal.structures import Batch

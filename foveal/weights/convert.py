@@ -7,18 +7,21 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from foveal.errors import InputError, few
-from foveal.nn.fitted import Fitted
+from foveal.errors import InputError, few, printable
+from foveal.nn.fitted import fitted_names
 from foveal.system import System
-from foveal.weights.files import AVERAGES, Content, class_names, printable, read
+from foveal.weights.files import AVERAGES, Content, class_names, read
 from foveal.weights.matching import by_order, renamed
 from foveal.weights.recognise import PUBLISHERS, Reading, nearest_layout, recognised, translate
 from foveal.weights.rows import by_name, class_rows, differ_in_classes, whole
+from foveal.weights.saved import check_finite
 
 Match = Literal["names", "order"]
 # Classes of ImageNet and COCO, on which publishers train. Files with other numbers are of users, who share the layouts
 # and have normalisations of their own.
 PUBLISHED = {80, 90, 91, 1000}
+# A file may hold the state of an optimizer, averages and other networks beside the weights, or be another system's.
+MAX_FILE, MAX_COPIES = 2**32, 64  # bytes; how many times those of the system
 UNRECORDED = ("subsampling", "activation")  # settings that change outputs and leave weights as they are
 
 
@@ -59,7 +62,8 @@ def load_weights(
     and Misfit for weights that are not exactly this system's.
     """
     path = Path(path)
-    content = read(path)
+    own_bytes = sum(tensor.nbytes for tensor in system.state_dict().values())
+    content = read(path, max(MAX_FILE, MAX_COPIES * own_bytes))
     if match not in get_args(Match):
         raise InputError(f"match is names or order, not {match!r}")
     if match == "order" and rename:
@@ -90,7 +94,7 @@ def load_weights(
         raise _refusal(system, f"{about}: {complaint}", weights, content, path)
     if complaint := system.refuses(reading.layout):
         raise InputError(f"{about}: {complaint}")
-    _check_finite(path, {name: weights[name] for name, _ in system.named_parameters()})
+    check_finite({name: weights[name] for name, _ in system.named_parameters()}, path)
     system.load_state_dict(weights)
     system.started_from = source
     if foreign:
@@ -120,7 +124,7 @@ def _kind(reading: Reading) -> str:
 def _by_order(system: System, content: Content, path: Path) -> tuple[Reading, list[str]]:
     """A file's tensors paired with the system's, and the table of pairs."""
     own = system.state_dict()
-    if _fitted(system):
+    if fitted_names(system):
         raise InputError(f"match order has no effect: {system.name} is fitted, so its shapes come from data")
     pairing = by_order(own, content.state, class_rows(system), content.ordered, path)
     kept = {name: tensor for name, tensor in own.items() if not tensor.is_floating_point()}
@@ -132,7 +136,7 @@ def _for_classes(
 ) -> tuple[dict[str, Tensor], str]:
     """The weights with rows for the system's classes, where the file's are known and others, and how they came so."""
     known = class_names(path)
-    if known and known != system.labels and _fitted(system):
+    if known and known != system.labels and fitted_names(system):
         raise InputError(f"{path} was fitted to other classes, {few(known)}: what it remembers is of those")
     labels = known or tuple(published)
     rows = class_rows(system) if known == () or (labels and labels != system.labels) else {}
@@ -184,7 +188,7 @@ def _load_base(system: System, base: System, path: Path, state: Mapping[str, Ten
     about = f"{path} ({layout}) does not fit {name}, which {system.name or type(system).__name__} is built upon"
     if complaint := _misfit(base, own, kept | unknown) or base.refuses(reading.layout):
         raise Misfit(f"{about}: {complaint}", state)
-    _check_finite(path, kept)
+    check_finite(kept, path)
     base.load_state_dict(kept)
     system.started_from = base.started_from = f"{path.name} ({layout}){reading.differences()}, for its backbone {name}"
     if reading.layout != "foveal":
@@ -195,11 +199,6 @@ def _load_base(system: System, base: System, path: Path, state: Mapping[str, Ten
 def _counters(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What files from before 2018 lack, and only a BatchNorm without momentum uses."""
     return {name: own[name] for name in own if name.endswith("num_batches_tracked")}
-
-
-def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
-    if spoilt := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise InputError(f"{path} holds what is not finite, in {few(spoilt)}: its training has run away")
 
 
 def _refusal(system: System, text: str, weights: Mapping[str, Tensor], content: Content, path: Path) -> Misfit:
@@ -220,7 +219,7 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     missing = [name for name in own if name not in weights]
     left_over = [printable(name) for name in weights if name not in own]
     common = [name for name in own if name in weights]
-    compared = [name for name in common if name not in _fitted(system)]
+    compared = [name for name in common if name not in fitted_names(system)]
     shaped = [name for name in compared if own[name].shape != weights[name].shape]
     typed = [name for name in compared if own[name].is_floating_point() and not weights[name].is_floating_point()]
     if not [name for name in common if not name.endswith("num_batches_tracked")]:
@@ -242,9 +241,3 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
         "not floating-point": typed,
     }
     return "; ".join(f"{what}: {few(names)}" for what, names in complaints.items() if names) or None
-
-
-def _fitted(system: System) -> set[str]:
-    """Names of the tensors whose sizes and types only the data tells."""
-    holders = [(name, module) for name, module in system.named_modules() if isinstance(module, Fitted)]
-    return {f"{holder}.{name}" for holder, module in holders for name, _ in module.named_buffers(recurse=False)}

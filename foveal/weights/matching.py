@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foveal.errors import InputError, few
-from foveal.weights.files import printable
+from foveal.errors import InputError, few, printable
 from foveal.weights.rows import Rows
 from foveal.weights.rules import reshaped
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from foveal.errors import printable
 from foveal.system import System
 from foveal.weights import (
     diffusers,
@@ -19,7 +20,6 @@ from foveal.weights import (
     torchvision,
     transformers,
 )
-from foveal.weights.files import printable
 from foveal.weights.rows import class_rows
 from foveal.weights.rules import reshaped
 

@@ -70,9 +70,10 @@ def by_name(own: Tensor, labels: Sequence[str], given: Tensor, known: Sequence[s
         return given  # a misfit, which load_weights reports
     rows = own.clone()
     ours, theirs = which.of(len(labels)), which.of(len(known))
-    if shared := [label for label in labels if label in known]:
-        new = given[theirs[[known.index(label) for label in shared]].flatten()]
-        rows[ours[[labels.index(label) for label in shared]].flatten()] = new.to(own)
+    places = {label: place for place, label in enumerate(known)}
+    if shared := [(place, places[label]) for place, label in enumerate(labels) if label in places]:
+        new = given[theirs[[there for _, there in shared]].flatten()]
+        rows[ours[[here for here, _ in shared]].flatten()] = new.to(own)
     rows[which.of_none(len(labels))] = given[which.of_none(len(known))].to(own)
     return rows
 

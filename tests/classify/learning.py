@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.structures import Batch, Label
 

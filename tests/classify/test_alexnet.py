@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.cost import cost
 from foveal.errors import InputError
 from foveal.explain.gradcam import gradcam

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.classify.classifier import Teaching
 from foveal.errors import InputError
 from foveal.nn.record import record

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.classify.local_attention import LocalAttention
 from foveal.cost import cost
 from foveal.errors import InputError

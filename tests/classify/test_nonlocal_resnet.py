@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.classify.nonlocal_resnet import NonLocalBlock
 from foveal.errors import InputError
 
@@ -97,7 +97,7 @@ def test_the_weights_of_a_resnet_are_enough_and_it_is_said(layout, said, tmp_pat
 
 
 def test_any_other_gap_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("foveal.catalog._fitting", lambda *_: [])  # which has tests of its own, and takes long
+    monkeypatch.setattr("foveal.build._fitting", lambda *_: [])  # which has tests of its own, and takes long
     file = tmp_path / "weights.safetensors"
     whole = create("resnet_nonlocal_nano", labels=LABELS).state_dict()
     save_file(whole, file)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.classify.senet import SEBlock
 from foveal.errors import InputError
 from foveal.nn.record import record

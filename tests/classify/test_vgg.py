@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.cost import cost
 from foveal.errors import InputError
 from foveal.explain.gradcam import gradcam

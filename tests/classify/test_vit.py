@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.nn.record import record
 from foveal.nn.stochastic_depth import StochasticDepth

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import foveal
-from foveal.catalog import describe
+from foveal.build import describe
 from foveal.data.sources import load_dataset
 from foveal.errors import InputError
 from foveal.train import checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import foveal
-from foveal.catalog import _rebuilt, describe
+from foveal.build import _rebuilt, describe
 from foveal.detect.regions import WEIGHTS, region_loss
 from foveal.errors import InputError
 from foveal.losses.boxes import BOX_LOSSES, Code, giou_loss

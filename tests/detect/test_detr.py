@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import foveal
-from foveal.catalog import create
+from foveal.build import create
 from foveal.detect.detr import Anchors, frames
 from foveal.ops.boxes import cxcywh_to_xyxy, giou, iou, xyxy_to_cxcywh
 from foveal.structures import Batch, Objects

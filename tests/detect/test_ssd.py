@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from foveal.catalog import create, load
+from foveal.build import create, load
 from foveal.errors import InputError
 from foveal.nn.record import record
 from foveal.structures import Batch, Objects

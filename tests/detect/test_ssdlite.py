@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveal.catalog import create, load
+from foveal.build import create, load
 from foveal.errors import InputError
 from foveal.nn.record import record
 from foveal.train import checkpoint

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import foveal
-from foveal.catalog import create
+from foveal.build import create
 from foveal.generate import autoregressive
 from foveal.generate.autoregressive import draw, log_probability
 from foveal.generate.gated_pixelcnn import GatedNetwork

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import foveal
-from foveal.catalog import create
+from foveal.build import create
 from foveal.generate import autoregressive
 from foveal.generate.pixelrnn import DiagonalBiLSTM, DiagonalLSTM, PixelLSTM, PixelRNNNetwork, RowLSTM, skew, unskew
 from foveal.nn.masked import channel_of

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.nn.record import record
 

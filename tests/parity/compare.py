@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.system import System
 from foveal.weights import translate
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.weights import translate
 
 from .compare import compare_logits_and_gradients, randomise, row

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.weights import load_weights, translate
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.system import Preprocess
 from foveal.weights import load_weights, translate

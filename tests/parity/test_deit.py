@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.weights import translate
 
 from .compare import check_timm_preprocessing, oracle, randomise, relative_error

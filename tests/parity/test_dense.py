@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.detect.retinanet import sizes_from
 from foveal.system import Preprocess

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.weights import load_weights, translate
 
 from .compare import LABELS, by_order, check_published, oracle, randomise

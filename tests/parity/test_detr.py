@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import relu
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.detect.labels import COCO, COCO_IDS
 from foveal.ops.positions import box_code, grid_places
 from foveal.structures import Batch, Objects

@@ -5,7 +5,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from foveal.catalog import create, variant
+from foveal.build import create
+from foveal.catalog import variant
 from foveal.structures import Batch, Label
 from foveal.weights import translate
 

@@ -5,7 +5,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from foveal.catalog import create, variant
+from foveal.build import create
+from foveal.catalog import variant
 from foveal.structures import Batch, Label
 from foveal.system import Preprocess
 from foveal.weights import translate

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from foveal.catalog import create, variant
+from foveal.build import create
+from foveal.catalog import variant
 from foveal.weights import translate
 
 from .compare import check_timm_preprocessing, oracle, randomise

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 
 from .compare import LABELS, check_published, check_timm_preprocessing, oracle

@@ -4,7 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveal.catalog import FAMILIES, create
+from foveal.build import create
+from foveal.catalog import FAMILIES
 from foveal.errors import InputError
 from foveal.weights import translate
 

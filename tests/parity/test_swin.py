@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.weights import translate
 
 from .compare import check_published, oracle, randomise

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy, relu
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.weights import load_weights, translate

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from foveal.catalog import create, variant
+from foveal.build import create
+from foveal.catalog import variant
 from foveal.weights import load_weights, translate
 
 from .compare import LABELS, check_published, on_meta, oracle, randomise

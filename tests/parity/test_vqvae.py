@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.structures import Batch
 
 from .compare import TOLERANCE, by, compare_gradients, gradients_of, oracle, relative_error

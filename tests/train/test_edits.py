@@ -13,13 +13,13 @@ import torch
 import foveal
 from foveal.errors import InputError
 from foveal.report import html
+from foveal.schema import DEEPEST
 from foveal.train import checkpoint
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.optim import schedule
 from foveal.train.prepare import training_phases
 from foveal.train.record import check_same, is_before, read_metrics, read_record
 from foveal.train.run import Run
-from foveal.train.schema import DEEPEST
 from foveal.train.state import Progress, State, check_progress
 from foveal.train.step import step
 from tests.toys import small_digits

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from tests.parity.compare import oracle, randomise
 
@@ -177,7 +177,7 @@ def test_what_is_not_whole_is_refused_with_its_names(
     network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Whose weights they could be has tests of its own, and takes long.
-    monkeypatch.setattr("foveal.catalog._fitting", lambda *_: [])
+    monkeypatch.setattr("foveal.build._fitting", lambda *_: [])
     state, name, fields, _ = network
     first, last = next(iter(state)), [key for key, value in state.items() if value.is_floating_point()][-1]
     cases: list[tuple[State, str]] = [

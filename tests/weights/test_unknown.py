@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import foveal
-from foveal.catalog import create
+from foveal.build import create
 from foveal.train import checkpoint
 from foveal.weights.matching import by_order, renamed
 from foveal.weights.rows import Rows
@@ -60,7 +60,7 @@ def check_same(system: Any, other: Any) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other system is compared with a file that does not fit, which takes seconds."""
-    monkeypatch.setattr("foveal.catalog._fitting", lambda *_: [])
+    monkeypatch.setattr("foveal.build._fitting", lambda *_: [])
 
 
 # --- by order

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from foveal.catalog import create
+from foveal.build import create
 from foveal.errors import InputError
 from foveal.train import checkpoint
 from foveal.weights import load_weights

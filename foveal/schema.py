@@ -1,5 +1,6 @@
 """Checks a JSON value against a type, so that a file edited by hand is one error line and never a traceback."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -20,6 +21,7 @@ from typing import (
 from foveal.errors import InputError
 
 DEEPEST = 32  # levels of lists and objects within a value of any type
+MAX_VALUES = 2**20  # lists, objects and what is in them, of one JSON text: some 100 MB
 LARGEST_INT = 2**64  # a seed may be that large
 LARGEST_FLOAT = 1e100  # far above what a sum of float32 can reach, and far below what overflows in a drawing
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
@@ -34,6 +36,18 @@ class Between:
 
 
 Count = Annotated[int, Between(0)]
+
+
+def parse(text: str) -> Any:
+    """A JSON value. Raises InputError, without the name of a file."""
+    if sum(text.count(sign) for sign in ",[{") > MAX_VALUES:
+        raise InputError(f"it has more than {MAX_VALUES:,} values")
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise InputError("it is nested too deeply") from None
+    except ValueError as error:  # also for numbers of thousands of digits
+        raise InputError(str(error)) from None
 
 
 def check(value: Any, hint: Any, place: str = "") -> None:
