@@ -147,6 +147,18 @@ def cvat(root: Path) -> tuple[Path, Truth]:
     return root, Truth(LABELS, truth, splits={"train": 3, "val": 2})
 
 
+def darknet(root: Path) -> tuple[Path, Truth]:
+    """The folder data of a darknet checkout, from which it is started one folder up: so its paths begin with data."""
+    truth: Objects = {}
+    for split, objects in (("train", TRAIN), ("test", VAL)):
+        truth |= put(root, objects, "data/obj", "data/obj")
+        listing(root / "data" / f"{split}.txt", (f"data/obj/{stem}.jpg" for stem in objects))
+    listing(root / "data" / "obj.names", LABELS)
+    lists = "train  = data/train.txt\nvalid  = data/test.txt\n"
+    save(root / "data" / "obj.data", f"classes= 2\n{lists}names = data/obj.names\nbackup = backup/\n")
+    return root / "data", Truth(LABELS, truth, splits={"train": 3, "val": 2})
+
+
 def _cvat_ultralytics(root: Path, write: Write, labels: tuple[str, ...], more: str = "") -> tuple[Path, Truth]:
     truth: Objects = {}
     lists = ""
@@ -249,6 +261,7 @@ EXPORTS: list[Export] = [
     Export("CVAT", "Ultralytics YOLO Oriented Bounding Boxes", cvat_oriented),
     Export("CVAT", "Ultralytics YOLO Segmentation", cvat_segmentation),
     Export("CVAT", "Ultralytics YOLO Pose", cvat_pose),
+    Export("darknet", "data/obj.data", darknet),
     Export("Datumaro", "YOLO", datumaro),
     Export("Datumaro", "YOLO-Ultralytics", datumaro_ultralytics),
     Export("Label Studio", "YOLO with images", label_studio),
