@@ -148,6 +148,7 @@ def test_a_stopped_process_is_reported_and_then_ends_the_pass(
     passing = pool.each(range(10**6))
     next(passing)
     pid = pool.processes[0].pid
+    capsys.readouterr()  # the start may have been slow
     os.kill(pid or 0, signal.SIGSTOP)
     assert "has been stopped for 0 s" in failure(pool, range(10**6))
     assert capsys.readouterr().err == (
