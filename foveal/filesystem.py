@@ -199,14 +199,17 @@ def own_folder(parent: Path, name: str) -> Path:
 
 
 def check_output(path: str | PathLike[str], inputs: Iterable[Path]) -> None:
-    """InputError where writing a file, or into a folder, would put something in the place of an input."""
+    """InputError where writing a file, or into a folder, would put something in the place of an input.
+
+    inputs: files, and folders of files.
+    """
     path = Path(path)
     for source in inputs:
+        place = source.parent if path.is_dir() and not source.is_dir() else source
         with contextlib.suppress(OSError):
-            same = os.path.samefile(path, source)
-            if same or (path.is_dir() and os.path.samefile(path, source.parent)):
-                what = "is an input" if same else f"holds the input {source.name}"
-                raise InputError(f"{path} {what}, which is not overwritten: write to {_free(path)}")
+            if os.path.samefile(path, place):
+                what = "holds the inputs, which are" if path.is_dir() else "is an input, which is"
+                raise InputError(f"{path} {what} not overwritten: write to {_free(path)}")
 
 
 def _free(path: Path) -> Path:

@@ -155,6 +155,8 @@ def test_outputs_do_not_replace_inputs(tmp_path: Path) -> None:
     assert "photos_out" in refused(check_output, photo.parent, [photo])
     (tmp_path / "photos_out").mkdir()
     assert "photos_out_2" in refused(check_output, photo.parent, [photo])
+    assert "photos_out" in refused(check_output, photo.parent, [photo.parent])
+    check_output(photo.parent.parent, [photo.parent])  # beside the folder of inputs
     check_output(tmp_path / "answers", [photo])
     check_output(tmp_path / "photos_out", [photo])
 

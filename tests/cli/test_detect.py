@@ -213,7 +213,7 @@ def test_evaluate(works: Callable[..., Answer], photos: Path, tmp_path: Path, lo
     assert told["metrics"] == pytest.approx(expected, abs=1e-9)
     assert 0 < told["metrics"]["mAP50"] < 1
     lines = works("evaluate", "run", "--data", file).out.splitlines()
-    assert f"mAP50\t{told['metrics']['mAP50']:.4f}" in lines
+    assert f"mAP50\t{told['metrics']['mAP50']:.4f} (3 objects)" in lines
 
 
 def test_explain(

@@ -258,7 +258,7 @@ def test_data_with_gaps(fails: Callable[..., str], images: Path, tmp_path: Path)
 def test_training_on_a_csv(works: Callable[..., Answer], shared_images: Path, tmp_path: Path) -> None:
     lines = ["path,label", *[f"{path},{path.parent.name}" for path in sorted(shared_images.rglob("*.*"))]]
     (tmp_path / "data.csv").write_text("\n".join(lines))
-    works("train", "lenet", "--data", tmp_path / "data.csv", "--out", tmp_path / "run", *QUICK)
+    works("train", "lenet", "--data", tmp_path / "data.csv", "--outside", "--out", tmp_path / "run", *QUICK)
     assert sum(record(tmp_path / "run")["data"]["splits"].values()) == 60
 
 

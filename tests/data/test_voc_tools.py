@@ -131,7 +131,7 @@ def test_what_no_list_names_is_noted(root: Path, capsys: Shown) -> None:
 def test_lists_of_single_classes_are_no_splits(root: Path, capsys: Shown) -> None:
     lists(root, dog_train="0 1", dog_val="2")
     assert len(load_dataset(root)) == 8
-    assert "ImageSets/Main has no list train, val or test: the content of each image" in capsys.readouterr().err
+    assert "ImageSets/Main has no list train, val or test: class and content of each image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["{split}/Annotations,{split}/JPEGImages", "Annotations/{split},JPEGImages/{split}"])

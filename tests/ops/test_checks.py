@@ -84,6 +84,7 @@ CALLS: dict[Callable[..., Any], tuple[tuple[Any, ...], list[tuple[Any, ...]]]] =
         ),
         masks.rle_encode: ((some(3, 4) > 0.5,), [(some(3),), (some(1, 3, 4),)]),
         masks.rle_decode: ((WHOLE, (1, 3)), [(WHOLE[None], (1, 3)), (some(3), (1, 3))]),
+        masks.rle_box: ((WHOLE, (1, 3)), [(WHOLE[None], (1, 3)), (some(3), (1, 3))]),
         masks.rle_text: ((WHOLE,), [(WHOLE[None],), (some(3),)]),
         masks.polygon_mask: ((some(3, 2), (4, 4)), [(some(3, 3), (4, 4)), (some(6), (4, 4))]),
         matching.match: ((some(2, 3), 0.5, 0.4, True), [(some(3), 0.5, 0.4, True), (WHOLE[None], 0.5, 0.4, True)]),
