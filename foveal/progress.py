@@ -116,11 +116,11 @@ class Bar(Silent):
         """What the line says, the most important first: the last ones are left out where a line has no room."""
         seconds, done, total = time.monotonic() - self.began, self.done, self.total
         if not total:
-            return [self.title, f"{duration(seconds)} so far", *([f"{done:,.0f} done"] if done else [])]
+            return [self.title, f"{_time(seconds)} so far", *([f"{done:,.0f} done"] if done else [])]
         share = min(1.0, done / total)
         parts = [f"{self.title} {self.gauge(share)} {share:.0%}"]
         if done:
-            parts.append(f"{duration(seconds * (1 - share) / share)} left")
+            parts.append(f"{_time(seconds * (1 - share) / share)} left")
         return [*parts, f"{done:,.0f} of {total:,.0f}"] if isinstance(total, int) else parts
 
     def gauge(self, share: float) -> str:
@@ -190,3 +190,8 @@ def _columns(stream: Any) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return os.get_terminal_size(stream.fileno()).columns or 80
     return 80
+
+
+def _time(seconds: float) -> str:
+    """As `duration`, in tenths of a second where it is short: a live line in milliseconds would flicker."""
+    return f"{seconds:.1f} s" if seconds < 1 else duration(seconds)

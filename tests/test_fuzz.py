@@ -27,11 +27,11 @@ from PIL import Image
 from safetensors.torch import save
 
 import foveal
-from foveal import weights
 from foveal.data import image
 from foveal.data.sources import load_dataset, survey
 from foveal.errors import InputError
 from foveal.train import checkpoint
+from foveal.weights import files
 from tests.data.annotated import coco, voc
 
 TIMES = int(os.environ.get("FOVEAL_FUZZ", "1"))  # 20 in `make fuzz`
@@ -474,7 +474,7 @@ def read_weights(path: Path, originals: list[bytes]) -> None:
     @given(st.one_of(damaged(originals), st.binary(max_size=80)))
     def run(data: bytes) -> None:
         path.write_bytes(data)
-        results.append(survives(lambda: weights.read(path), TEXT_BOUND))
+        results.append(survives(lambda: files.read(path), TEXT_BOUND))
 
     run()
     assert 0.01 < np.mean(results) < 0.9
