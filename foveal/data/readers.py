@@ -34,7 +34,8 @@ from foveal.errors import InputError
 AHEAD = 2  # answers that each process prepares while others are used
 POLL = 1.0  # seconds between two looks at a process that does not answer
 SLOW = 60  # looks after which a line says what the run waits for
-STOPPED = 300  # looks at a stopped process after which the run ends
+IDLE = 300  # looks at a process that does nothing after which the run ends
+BUSY = 0.01  # share of the time since the wait began: a process that has computed for less does nothing
 ALIGN = 64  # bytes
 ADVICE = "a run goes on with --resume"
 
@@ -127,19 +128,25 @@ class Readers:
         return answer
 
     def _wait(self, process: BaseProcess, pipe: Connection) -> None:
-        """Until the pipe has something to read. Raises InputError where any process has ended, or this one stands."""
-        looks = stopped = 0
+        """Until the pipe has something to read. Raises InputError where any process has ended, or this one does nothing
+        for long: it is stopped, or waits for a lock that nobody gives back."""
+        looks = idle = 0
+        begun = _activity(process)
         while pipe not in (ready := wait([pipe, *(one.sentinel for one in self.processes)], POLL)):
             for one in self.processes:
                 if one.sentinel in ready:
                     self._lost(one)
-            looks, stopped = looks + 1, stopped + 1 if _is_stopped(process) else 0
-            state = f"process {process.pid}, which reads images,"
-            if stopped == STOPPED:
-                raise InputError(f"{state} has been stopped for {STOPPED * POLL:.0f} s; {ADVICE}")
+            now = _activity(process)
+            looks += 1
+            rests = now.stopped or (now.sleeps and now.computed - begun.computed <= BUSY * POLL * looks)
+            idle = idle + 1 if rests else 0
+            name = f"process {process.pid}, which reads images,"
+            if idle == IDLE:
+                state = "been stopped" if now.stopped else "done nothing"
+                raise InputError(f"{name} has {state} for {IDLE * POLL:.0f} s; {ADVICE}")
             if looks == SLOW:
-                said = f"is stopped; kill -CONT {process.pid} resumes it" if stopped else "is busy: slow disk?"
-                sys.stderr.write(f"foveal: waiting for images for {SLOW * POLL:.0f} s: {state} {said}\n")
+                state = f"is stopped; kill -CONT {process.pid} resumes it" if now.stopped else "is busy: slow disk?"
+                sys.stderr.write(f"foveal: waiting for images for {SLOW * POLL:.0f} s: {name} {state}\n")
 
     def _lost(self, process: BaseProcess) -> NoReturn:
         """InputError, with how a process ended."""
@@ -167,12 +174,22 @@ def _end(processes: list[BaseProcess], pipes: list[Connection]) -> None:
     pipes.clear()
 
 
-def _is_stopped(process: BaseProcess) -> bool:
-    """Whether a process is suspended, as by SIGSTOP or a debugger; False where the system does not say."""
+@dataclass(frozen=True)
+class Activity:
+    """What the system says of a process: whether it is suspended (as by SIGSTOP or a debugger), whether it sleeps (but
+    not for a disk), and for how many seconds it has computed."""
+
+    stopped: bool
+    sleeps: bool
+    computed: float
+
+
+def _activity(process: BaseProcess) -> Activity:
     try:
-        return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] in "tT"
-    except (OSError, IndexError):
-        return False
+        words = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return Activity(words[0] in "tT", words[0] == "S", sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, IndexError, ValueError):
+        return Activity(False, False, 0.0)
 
 
 # --- In the other process --------------------------------------------------------------------------------------------

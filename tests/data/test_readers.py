@@ -142,7 +142,7 @@ def test_processes_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stopped_process_is_reported_and_then_ends_the_pass(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in (("POLL", 0.02), ("SLOW", 3), ("STOPPED", 10)):
+    for name, value in (("POLL", 0.02), ("SLOW", 3), ("IDLE", 10)):
         monkeypatch.setattr(readers, name, value)
     pool = Readers(slow, 2)
     passing = pool.each(range(10**6))
@@ -158,7 +158,7 @@ def test_a_stopped_process_is_reported_and_then_ends_the_pass(
 
 
 def test_a_slow_process_is_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, value in (("POLL", 0.02), ("SLOW", 3), ("STOPPED", 10)):
+    for name, value in (("POLL", 0.02), ("SLOW", 3), ("IDLE", 1000)):
         monkeypatch.setattr(readers, name, value)
     assert len(list(Readers(partial(wait, 0.4), 1).each(range(1)))) == 1
     assert "is busy: slow disk?" in capsys.readouterr().err
@@ -167,6 +167,33 @@ def test_a_slow_process_is_waited_for(monkeypatch: pytest.MonkeyPatch, capsys: p
 def wait(seconds: float, key: int) -> int:
     time.sleep(seconds)
     return key
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by /proc")
+def test_a_process_that_waits_for_a_lock_for_ever_ends_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("POLL", 0.02), ("IDLE", 20)):
+        monkeypatch.setattr(readers, name, value)
+    assert "has done nothing for 0 s; a run goes on with --resume" in failure(Readers(locked, 2), range(4))
+
+
+def locked(key: int) -> int:
+    lock = threading.Lock()
+    with lock:
+        lock.acquire()
+    return key
+
+
+def test_a_process_that_computes_for_long_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("POLL", 0.02), ("IDLE", 20)):
+        monkeypatch.setattr(readers, name, value)
+    assert list(Readers(computes, 1).each([1.0])) == [1.0]
+
+
+def computes(seconds: float) -> float:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+    return seconds
 
 
 @pytest.mark.parametrize("doing", ["time.sleep(1000)", "bytes(300000)"])
