@@ -148,7 +148,7 @@ def load(run_or_checkpoint: str | PathLike[str], *, system: Any = None) -> Any:
                 outline = _rebuilt(header)
             check_fit(outline, head.weights, head.path)
             check_unsaved(outline, head.weights)
-            with uninitialised():
+            with uninitialised(), torch.random.fork_rng(devices=[]):
                 system = _rebuilt(header)
     except InputError as error:
         raise InputError(_about(head.path, str(error))) from None

@@ -80,19 +80,22 @@ def init_scores(layer: nn.Linear) -> None:
 
 
 class uninitialised(TorchFunctionMode):
-    """Within the block random initialisation is left out: what is built takes all its weights from a file."""
+    """Within the block random initialisation is left out: what is built takes all its weights from a file.
 
-    RANDOM = frozenset(
-        {
-            *(Tensor.normal_, Tensor.uniform_, Tensor.erfinv_),
-            *(nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_),
-            *(nn.init.kaiming_normal_, nn.init.kaiming_uniform_, nn.init.xavier_normal_, nn.init.xavier_uniform_),
-        }
-    )
+    Normal draws give their mean: `trunc_normal_` draws again until all numbers are within its bounds, and would never
+    end with what lies in memory by chance."""
+
+    SKIPPED = frozenset({nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_})
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
-        if func in self.RANDOM:
+        if func in self.SKIPPED:
             return args[0] if args else kwargs["tensor"]
+        if func is Tensor.normal_:
+            return _mean_of_normal(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _mean_of_normal(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = None) -> Tensor:
+    return tensor.fill_(mean)

@@ -11,7 +11,7 @@ from torch import nn
 import foveal
 from foveal.classify.resnet import Block, PreactivationBlock
 from foveal.errors import InputError
-from foveal.nn.init import Init, initialise, inputs
+from foveal.nn.init import Init, initialise, inputs, uninitialised
 from foveal.train import checkpoint
 
 LAYERS: dict[str, tuple[nn.Module, float]] = {  # a layer, and the inputs of one output
@@ -144,3 +144,21 @@ def test_what_has_no_effect_is_told(tmp_path: Path) -> None:
         foveal.create("resnet_nano", weights=path, init="kaiming")
     with pytest.raises(InputError, match="init has no effect: ReLU has neither"):
         initialise(nn.ReLU(), "zero")
+
+
+def test_what_is_built_for_a_file_draws_only_what_it_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rejection sampling has to draw, for in memory that holds large numbers it would otherwise never end."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor: torch.full_like(tensor, 9.0))
+    with uninitialised():
+        for fill in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            assert fill(torch.arange(600.0).view(20, 30)).equal(torch.arange(600.0).view(20, 30))
+        assert nn.init.kaiming_normal_(torch.empty(20, 30)).eq(0).all()
+        assert nn.init.trunc_normal_(torch.full((20, 30), 9.0), std=0.02).abs().max() < 2
+
+
+def test_loading_leaves_the_random_state_alone(tmp_path: Path) -> None:
+    system = foveal.create("vit_nano")
+    checkpoint.save(tmp_path / "s.safetensors", checkpoint.describe(system), system.state_dict())
+    before = torch.get_rng_state()
+    foveal.load(tmp_path / "s.safetensors")
+    assert torch.equal(torch.get_rng_state(), before)
