@@ -43,7 +43,7 @@ class RetinaNetSpec(DenseSpec):
     ratios:   height over width of the anchors.
     """
 
-    sizes: tuple[tuple[int, ...], ...] = sizes_from(32, 64, 128, 256, 512)
+    sizes: tuple[tuple[float, ...], ...] = sizes_from(32, 64, 128, 256, 512)
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     detections: int = 300
     box_loss: BoxLossName = field(default="l1", kw_only=True)
