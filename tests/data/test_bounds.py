@@ -16,7 +16,7 @@ from PIL import Image
 from foveal.data.check_detect import repeated
 from foveal.data.coco_json import read_categories
 from foveal.data.files import Complaints, natural, report_alike
-from foveal.data.image import ImageError, read_image
+from foveal.data.image import ImageError, _scans, read_image
 from foveal.data.objects import MAX_OBJECTS
 from foveal.data.sources import load_dataset, survey
 from foveal.data.yolo_settings import names_splits, settings_file
@@ -58,6 +58,13 @@ def test_a_jpeg_of_many_scans() -> None:
     small = blank(64, "JPEG", progressive=True)  # scans alone are no work
     assert read_image(small[:-2] + 100 * small[small.rindex(b"\xff\xda") : -2] + b"\xff\xd9").shape == (3, 64, 64)
     assert read_image(whole).shape == (3, 4000, 4000)
+
+
+def test_scans_are_counted_at_even_and_odd_places() -> None:
+    draw = np.random.default_rng(0)
+    for length in [*range(1, 9), *[60] * 50]:
+        data = np.frombuffer(b"\xff\xda\x00", np.uint8)[draw.integers(0, 3, length)].tobytes()
+        assert _scans(data) == data.count(b"\xff\xda")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
