@@ -37,6 +37,11 @@ def open_file(path: str | PathLike[str], limit: int | None = None) -> BufferedRe
 
     Raises InputError where it cannot be opened, is no regular file, or is larger.
     """
+    return os.fdopen(_opened(path, limit)[0], "rb")
+
+
+def _opened(path: str | PathLike[str], limit: int | None) -> tuple[int, int]:
+    """The descriptor of a regular file, and its size in bytes. Raises InputError as `open_file` does."""
     descriptor = -1
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | _BINARY)
@@ -49,7 +54,7 @@ def open_file(path: str | PathLike[str], limit: int | None = None) -> BufferedRe
             raise InputError(
                 f"{os.fspath(path)} has {status.st_size:,} bytes; a file of this kind may have {limit:,} at most"
             )
-        return os.fdopen(descriptor, "rb")
+        return descriptor, status.st_size
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path; InputError is one too
         if descriptor >= 0:
             os.close(descriptor)
@@ -61,20 +66,21 @@ def open_file(path: str | PathLike[str], limit: int | None = None) -> BufferedRe
 
 def read_bytes(path: str | PathLike[str], limit: int | None = MAX_TEXT) -> bytes:
     """The content of a regular file. Raises InputError as `open_file` does."""
-    with open_file(path, limit) as file:
-        try:
-            # A buffer as large as the file, not as the limit.
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(size + 1)
-            if len(data) > size:  # a file that grows meanwhile, or whose size the system does not know, as in /proc
-                parts = [data]
-                while (limit is None or size < limit) and (part := file.read(_BLOCK)):
-                    parts.append(part)
-                    size += len(part)
-                data = b"".join(parts)[:limit]
-            return data
-        except OSError as error:
-            raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+    descriptor, size = _opened(path, limit)
+    try:
+        # By the descriptor, since this is done for every image: a file object would take as long as all checks.
+        data = os.read(descriptor, size + 1)
+        if len(data) != size:  # a file that grows, of more than 2 GiB, or of unknown size as those of /proc
+            parts, done = [data], len(data)
+            while (limit is None or done < limit) and (part := os.read(descriptor, max(_BLOCK, size - done))):
+                parts.append(part)
+                done += len(part)
+            data = b"".join(parts)[:limit]
+        return data
+    except OSError as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def first_bytes(path: str | PathLike[str], count: int) -> bytes:

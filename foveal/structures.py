@@ -69,13 +69,64 @@ class Label(Target):
 
 
 @dataclass(frozen=True)
+class Masks:
+    """Masks (N, H, W) bool of one image that are drawn one at a time, when they are needed: large images with many
+    objects have more pixels in them than fit into memory.
+
+    shapes: of each object, as `draw` takes it.
+    draw:   (shape, (height, width) of the image) -> (height, width) bool.
+    sizes:  height and width of the image, and of what each of `affines` makes of it; the last is that of the masks.
+    affines: (2, 3), from pixels to pixels, applied one after the other.
+    """
+
+    shapes: tuple[Any, ...]
+    draw: Callable[[Any, tuple[int, int]], Tensor]
+    sizes: tuple[tuple[int, int], ...]
+    affines: tuple[Tensor, ...] = ()
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.shapes), *self.sizes[-1]))
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        """(H, W) bool of one object; the Masks of those that a slice, a mask or a tensor of indices names."""
+        if not isinstance(index, int):
+            return replace(self, shapes=tuple(self.shapes[row] for row in torch.arange(len(self))[index].tolist()))
+        mask = self.draw(self.shapes[index], self.sizes[0])
+        for affine, size in zip(self.affines, self.sizes[1:], strict=True):
+            mask = _warp_masks(mask, affine, size)
+        return mask
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Unchanged: they are drawn on the CPU."""
+        return self
+
+    def warp(self, affine: Tensor, size: tuple[int, int]) -> Self:
+        """The masks of the warped image, of which nothing is drawn yet."""
+        return replace(self, sizes=(*self.sizes, size), affines=(*self.affines, affine))
+
+    def stack(self) -> Tensor:
+        """(N, H, W) bool, all of them."""
+        masks = torch.zeros(self.shape, dtype=torch.bool)
+        for row, mask in enumerate(self):
+            masks[row] = mask
+        return masks
+
+
+@dataclass(frozen=True)
 class Objects(Target):
     """The objects in one image, N of them, indexed together.
 
     boxes:     (N, 4) float, x1, y1, x2, y2 in pixels.
     labels:    (N,) int64, index into the class names.
     scores:    (N,) float confidence in [0, 1]; None on ground truth.
-    masks:     (N, H, W) bool.
+    masks:     (N, H, W) bool, or Masks, which are drawn one at a time.
     keypoints: (N, K, 3) float: x, y in pixels, visible (> 0) or not.
     crowd:     (N,) bool: the box stands for a group, which no detection has to match one by one.
     areas:     (N,) float, pixels that each object covers, where they are known and no masks say it.
@@ -85,7 +136,7 @@ class Objects(Target):
     boxes: Tensor
     labels: Tensor
     scores: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Tensor | Masks | None = None
     keypoints: Tensor | None = None
     crowd: Tensor | None = None
     areas: Tensor | None = None
@@ -119,7 +170,10 @@ class Objects(Target):
             visible = self.keypoints[..., 2] * inside
             moved = replace(moved, keypoints=torch.cat([points, visible[..., None]], -1))
         if self.masks is not None:
-            moved = replace(moved, masks=_warp_masks(self.masks, affine, size))
+            if isinstance(self.masks, Masks):
+                moved = replace(moved, masks=self.masks.warp(affine, size))
+            else:
+                moved = replace(moved, masks=_warp_masks(self.masks, affine, size))
         if self.areas is not None:
             # What is cut away takes its share of the area, as far as the box can tell.
             kept = (high - low).prod(-1) / (corners.amax(1) - corners.amin(1)).prod(-1).clamp(min=1e-9)
@@ -128,7 +182,7 @@ class Objects(Target):
 
 
 def _warp_masks(masks: Tensor, affine: Tensor, size: tuple[int, int]) -> Tensor:
-    """(N, H, W) bool -> (N, *size): False outside the old image."""
+    """(..., H, W) bool -> (..., *size): False outside the old image."""
     picked, inside = _pick(masks, affine, size)
     return picked & inside
 
@@ -239,15 +293,18 @@ def to_float(image: Tensor) -> Tensor:
     return image.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
 
-def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Tensor, list[torch.Size | None]]]] | None:
-    """Targets of one type as (type, {field: (all values in one row, the shape of each; None where it has none)})."""
+def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Any, list[torch.Size | None] | None]]] | None:
+    """Targets of one type as (type, {field: (all values in one row, the shape of each; None where it has none)}).
+    Values that are no tensors stand in a list, with no shapes."""
     if not targets:
         return None
-    columns = {}
+    columns: dict[str, tuple[Any, list[torch.Size | None] | None]] = {}
     for name, _ in targets[0].tensors():
         values = [getattr(target, name) for target in targets]
         known = [value for value in values if value is not None]
-        if known:
+        if any(isinstance(value, Masks) for value in known):
+            columns[name] = values, None
+        elif known:
             shapes = [None if value is None else value.shape for value in values]
             columns[name] = torch.cat([value.reshape(-1) for value in known]), shapes
     return type(targets[0]), columns
@@ -259,6 +316,9 @@ def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes
     kind, columns = packed
     parts = {}
     for name, (row, shapes) in columns.items():
+        if shapes is None:
+            parts[name] = row
+            continue
         pieces = iter(row.split([shape.numel() for shape in shapes if shape is not None]))
         parts[name] = [None if shape is None else next(pieces).view(shape) for shape in shapes]
     targets = tuple(kind(**{name: values[i] for name, values in parts.items()}) for i in range(len(images)))

@@ -224,6 +224,11 @@ class System(nn.Module):
         """Learn from all batches at once; `data` can be gone through again and again, in the same order."""
         raise self._cannot("be fitted")
 
+    def fitted_limits(self) -> dict[str, int | range]:
+        """Sizes of the axes, and ranges of the integers, in this system's Fitted parts, as `check_fitted` of
+        nn/fitted.py takes them. They are needed when a checkpoint is loaded."""
+        return {}
+
     def predict(self, images: Any) -> Sequence[Target]:
         """An image or a list of images of any sizes -> a list with one target each, in the image's own pixels.
 

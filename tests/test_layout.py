@@ -79,3 +79,54 @@ def test_no_statement_stands_twice_in_a_row() -> None:
                 if isinstance(statements, list):
                     for one, other in pairwise(statements):
                         assert ast.dump(one) != ast.dump(other), f"{path}:{other.lineno} repeats the line before it"
+
+
+OF_OS = {"open", "fdopen", "makedirs", "mkdir", "rename", "replace", "remove", "unlink", "link", "symlink", "truncate"}
+OF_SHUTIL = {"copy", "copy2", "copyfile", "copytree", "move", "rmtree"}
+OF_PATHS = {"open", "write_text", "write_bytes", "touch", "mkdir", "rename", "unlink", "rmdir", "symlink_to", "chmod"}
+OF_LIBRARIES = {"save", "savez", "savefig", "tofile", "to_csv", "imwrite", "imsave", "save_file", "SummaryWriter"}
+# Calls that write no path of their own choice, and those that remove what foveal wrote. `save_file` fills the file of
+# `replacing`, and the folder of SummaryWriter is one of `own_folder`.
+ALLOWED = {
+    "cli/predict.py": {"told.save"},
+    "train/checkpoint.py": {"save_file"},
+    "train/directory.py": {"folder.rmdir", "path.unlink"},
+    "train/loop.py": {"Run.open"},
+    "train/run.py": {"(self.directory / 'start.safetensors').unlink", "(self.directory / LOCK).unlink"}
+    | {"self.directory.rmdir"},
+    "train/track.py": {"SummaryWriter"},
+    "weights/pickled.py": {"archive.open"},
+}
+
+
+def opens_a_path(call: ast.Call) -> bool:
+    """Whether it may write a path. A first argument `file` is what `replacing` or BytesIO gave."""
+    called = call.func
+    if call.args and ast.unparse(call.args[0]) in ("file", "os.devnull"):
+        return False
+    if isinstance(called, ast.Name):
+        return called.id in {"open", *OF_LIBRARIES}
+    if not isinstance(called, ast.Attribute):
+        return False
+    owner = ast.unparse(called.value)
+    if owner in ("os", "shutil", "tempfile"):
+        return called.attr in (OF_OS if owner == "os" else OF_SHUTIL) or owner == "tempfile"
+    return called.attr in OF_PATHS | OF_LIBRARIES
+
+
+def test_one_module_opens_and_writes_files() -> None:
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        found = {ast.unparse(call.func) for call in calls if opens_a_path(call)}
+        if name == "filesystem.py":
+            assert {"open", "os.open", "os.replace"} <= found
+        else:
+            assert found == ALLOWED.get(name, set()), f"{name}: use foveal/filesystem.py"
+
+
+def test_a_writer_is_noticed() -> None:
+    for text in ("open(path)", "np.save(path, a)", "path.write_text(a)", "os.replace(a, b)", "tempfile.mkdtemp()"):
+        assert opens_a_path(ast.parse(text, mode="eval").body)  # type: ignore[arg-type]
+    for text in ("np.save(file, a)", "write_text(path, a)", "text.replace(a, b)", "handle.remove()"):
+        assert not opens_a_path(ast.parse(text, mode="eval").body)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from foveal.classify.classifier import Scorer, label_indices
 from foveal.classify.labels import DIGITS
 from foveal.classify.linear import PIXELS
 from foveal.errors import InputError
-from foveal.nn.fitted import Fitted
+from foveal.nn.fitted import UNBOUNDED, Fitted
 from foveal.ops.nearest import nearest
 from foveal.structures import Batch, Label
 from foveal.system import Spec, System, shown
@@ -55,7 +55,7 @@ class Neighbors(Scorer):
     def __init__(self, spec: NeighborsSpec) -> None:
         super().__init__(spec)
         self.extractor = spec.features
-        self.known = Fitted("points", "classes")
+        self.known = Fitted(points="N F", classes="N integers")
 
     def vectors(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D): features of the other system, or normalised pixels."""
@@ -66,6 +66,12 @@ class Neighbors(Scorer):
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D): what is compared."""
         return self.vectors(images)
+
+    @torch.no_grad()
+    def fitted_limits(self) -> dict[str, int | range]:
+        blank = torch.zeros(1, 3, *self.preprocess.size, device=self.device)
+        width = self.vectors(blank).shape[1]
+        return {"F": width, "N": range(self.spec.k, UNBOUNDED), "classes": range(len(self.labels))}
 
     def fit(self, data: Iterable[Batch]) -> None:
         self.remember(*self.collect(data))

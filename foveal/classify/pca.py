@@ -47,7 +47,11 @@ class PCA(Neighbors):
 
     def __init__(self, spec: PCASpec) -> None:
         super().__init__(spec)
-        self.basis = Fitted("mean", "components", "variance", "share")
+        self.basis = Fitted(mean="D", components="F D", variance="F", share="F")
+
+    def fitted_limits(self) -> dict[str, int | range]:
+        limits = super().fitted_limits()
+        return {**limits, "D": limits["F"], "F": self.spec.components}
 
     def features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, n): the principal components."""

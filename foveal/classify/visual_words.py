@@ -73,11 +73,22 @@ class VisualWords(Scorer):
             )
         if spec.patch < 2 or (spec.descriptor == "gradients" and spec.patch % 2):
             raise InputError(f"patch is at least 2 and, for gradients, even, not {spec.patch}")
+        if spec.descriptor == "gradients" and not spec.preprocess.grey:
+            raise InputError("gradients are those of grey images: its preprocess has to be grey")
         self.check_smallest(spec.preprocess.size, spec.patch + spec.stride * (2 ** (spec.levels - 1) - 1))
         self.spec: VisualWordsSpec = spec
-        self.codebook = Fitted("words", "counts")  # (K, D), (K,)
-        # Scores are weight applied to the histogram or, with a kernel, to its likeness to the `supports`.
-        self.machines = Fitted("weight", "bias", "supports", "gamma")  # (C, S), (C,), (S, F), ()
+        self.codebook = Fitted(words="K D", counts="K")
+        # Scores are weight applied to the histogram (F,) or, with a kernel, to its likeness to the `supports`.
+        if spec.machine == "linear":
+            self.machines = Fitted(weight="C F", bias="C", supports="0", gamma="0")
+        else:
+            self.machines = Fitted(weight="C S", bias="C", supports="S F", gamma="")
+
+    @torch.no_grad()
+    def fitted_limits(self) -> dict[str, int | range]:
+        blank, words = torch.zeros(1, 3, *self.preprocess.size, device=self.device), self.spec.words
+        regions = sum(4**level for level in range(self.spec.levels))
+        return {"C": len(self.labels), "D": self.describe(blank).shape[1], "K": words, "F": words * regions}
 
     def describe(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> descriptors of the patches (B, D, h, w)."""

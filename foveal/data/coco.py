@@ -18,7 +18,7 @@ from foveal.data.files import SPLIT_NAMES, Complaints, files_in, split_folder, s
 from foveal.data.frames import Frame, Frames
 from foveal.data.layouts import beside, has_all_keys, json_files, sidecars
 from foveal.data.named import Finder
-from foveal.data.objects import MAX_MASKS, ObjectRows
+from foveal.data.objects import ObjectRows
 from foveal.data.splits import UNSPLIT
 from foveal.data.values import number, side
 from foveal.errors import InputError, few
@@ -104,10 +104,8 @@ def load(path: Path, complain: Complaints) -> Dataset:
         for image in found:
             if (frame := frames[image.path]) is not None:
                 rows.image(root, image.path, code, frame.size, image.identity)
-                place, height, width = root / image.path, *frame.stated
-                room = MAX_MASKS // max(1, height * width)
-                for number, annotation in enumerate(image.annotations):
-                    _add(rows, annotation, frame, place, masked=frame.same or number < room)
+                for annotation in image.annotations:
+                    _add(rows, annotation, frame, root / image.path)
     return replace(rows.dataset(str(path), root, list(order), hints), class_ids=ids)
 
 
@@ -234,8 +232,7 @@ def _annotations(
     return found
 
 
-def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path, masked: bool) -> None:
-    """masked: masks are read; in another frame each has to be decoded."""
+def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path) -> None:
     where, entry, label, box, choice = annotation
     if box is None:
         rows.complain.fault("annotations without a bbox", f"{where}: its bbox is not four numbers")
@@ -249,8 +246,6 @@ def _add(rows: ObjectRows, annotation: _Annotation, frame: Frame, image: Path, m
     except InputError as error:
         rows.choices("key points that are left out, while their boxes stay", f"{where}: {error}")
     try:
-        if not masked:
-            raise InputError(f"those of its image have more than {MAX_MASKS:,} pixels")
         mask = segmentation(entry.get("segmentation"), frame, corners, image)
     except InputError as error:
         rows.choices("masks that are left out, while their boxes stay", f"{where}: {error}")

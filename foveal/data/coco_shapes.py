@@ -10,10 +10,10 @@ import torch
 
 from foveal.data.frames import Frame, Size, turned
 from foveal.data.image import MAX_PIXELS, ImageError, image_orientation
-from foveal.data.objects import MAX_KEYPOINTS, Polygons, Segmentation
+from foveal.data.objects import MAX_KEYPOINTS, Polygons, Segmentation, Turned
 from foveal.data.values import number, side
 from foveal.errors import InputError
-from foveal.ops.masks import rle_box, rle_counts, rle_decode, rle_encode, rle_text
+from foveal.ops.masks import rle_box, rle_counts, rle_text
 
 FROM_TEXT = "boxes written as text"
 FROM_SHAPE = "boxes that are missing and taken from the mask"
@@ -66,14 +66,15 @@ def segmentation(found: Any, frame: Frame, box: Sequence[float], image: Path) ->
             raise InputError("its segmentation is in shares of the image, its bbox in pixels")
         return shape if frame.same else [frame.points(points).astype(np.float32) for points in shape]
     stated, runs = shape
+    code = found["counts"] if isinstance(found["counts"], str) else rle_text(runs)
     if stated == frame.size and (frame.same or stated != frame.stated):
-        return found["counts"] if isinstance(found["counts"], str) else rle_text(runs)
+        return code
     if stated == frame.stated:
-        return _code(frame.mask(_decoded(stated, runs)))
+        return Turned(code, frame)
     with contextlib.suppress(ImageError):
         before = turned(frame.size, image_orientation(image))
         if before.turn >= 5 and before.stated == stated:  # the box is of the upright image, the mask is not
-            return _code(before.mask(_decoded(stated, runs)))
+            return Turned(code, before)
     raise InputError(f"its run-length code is not of the image's height and width, {frame.size[0]} and {frame.size[1]}")
 
 
@@ -99,14 +100,6 @@ def keypoints(found: Any, frame: Frame, box: Sequence[float]) -> np.ndarray | No
 def _in_shares(points: np.ndarray, box: Sequence[float]) -> bool:
     """Whether points lie between 0 and 1 while the box is one of whole pixels."""
     return len(points) > 0 and points.min() >= 0 and points.max() <= 1 and max(box[2:]) > 2
-
-
-def _decoded(size: Size, runs: torch.Tensor) -> np.ndarray:
-    return rle_decode(runs, size).numpy()
-
-
-def _code(mask: np.ndarray) -> str:
-    return rle_text(rle_encode(torch.from_numpy(mask)))
 
 
 def _read(found: Any) -> Polygons | tuple[Size, torch.Tensor] | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from foveal.classify.classifier import target_weights
 from foveal.data.transforms import check_range, matrix, visible_share
 from foveal.errors import InputError
-from foveal.structures import Batch, Label, Objects
+from foveal.structures import Batch, Label, Masks, Objects
 
 BatchTransform = Callable[[Batch, np.random.Generator], Batch]
 
@@ -124,8 +124,22 @@ def _joined(parts: list[Objects]) -> Objects:
         known = [column for column in columns if column is not None]
         if known and name in ("crowd", "ignored"):
             known = [known[0].new_zeros(len(p)) if c is None else c for p, c in zip(parts, columns, strict=True)]
-        values[name] = torch.cat(known) if len(known) == len(columns) else None
+        values[name] = _together(known) if len(known) == len(columns) else None
     return replace(parts[0], **values)
+
+
+def _together(columns: list[Any]) -> Any:
+    """Tensors, or masks that are yet to be drawn, one after the other."""
+    if all(isinstance(column, Tensor) for column in columns):
+        return torch.cat(columns)
+    return Masks(
+        tuple((column, row) for column in columns for row in range(len(column))), _of_part, columns[0].sizes[-1:]
+    )
+
+
+def _of_part(shape: tuple[Any, int], size: tuple[int, int]) -> Tensor:
+    masks, row = shape
+    return masks[row]
 
 
 @dataclass(frozen=True)

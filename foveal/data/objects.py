@@ -7,10 +7,10 @@ outside, or without area, is left out. What may mean anything is an error that n
 import contextlib
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from torch import Tensor
 
 from foveal.data.dataset import Dataset, ImageFiles, count_classes
 from foveal.data.files import Complaints
+from foveal.data.frames import Frame
 from foveal.data.image import ImageError, image_size
 from foveal.data.splits import complete_splits
 from foveal.errors import InputError
-from foveal.ops.masks import polygon_mask, rle_counts, rle_decode
-from foveal.structures import Objects
+from foveal.ops.masks import polygon_mask, rle_counts, rle_decode, rle_encode, rle_text
+from foveal.structures import Masks, Objects
 
 BACKWARDS = "boxes that end before they begin"
 CLIPPED, OUTSIDE, EMPTY = "stuck out of the image and were clipped", "lay outside it", "had no area"
@@ -32,11 +33,19 @@ MAX_OBJECTS = 100_000  # in an image; NWPU-Crowd has 20,033 in one
 MAX_KEYPOINTS = 1024  # of an object; faces have up to 468
 MAX_POINTS = 2**28  # key points of all objects in one array, those included that an object lacks
 MAX_CROSSINGS = 2**25  # of the sides of an object's polygons with rows of pixels
-MAX_MASKS = 2**30  # pixels of all masks of an image together
 CERTAIN = 5  # boxes from which what all have in common is no chance
 
 Polygons = list[np.ndarray]  # each (P, 2) float32 corners x, y
-Segmentation = Polygons | str  # or a run-length code as COCO's text
+
+
+class Turned(NamedTuple):
+    """A run-length code, as COCO's text, in another frame than the upright image."""
+
+    code: str
+    frame: Frame
+
+
+Segmentation = Polygons | str | Turned  # text is a run-length code as COCO has it
 
 
 @dataclass(frozen=True)
@@ -47,34 +56,45 @@ class Segmentations:
     ends:   where each piece ends in `data`.
     pieces: (M,) where each object's pieces end in `ends`; an object has one or several polygons, or one code, or none.
     coded:  (M,) bool: it is a code.
+    frames: of the codes that are in another frame than the upright image.
     """
 
     data: np.ndarray
     ends: np.ndarray
     pieces: np.ndarray
     coded: np.ndarray
+    frames: Mapping[int, Frame]
 
     def __getitem__(self, index: int) -> Segmentation:
         first, last = self.pieces[index - 1] if index else 0, self.pieces[index]
         starts = [int(self.ends[piece - 1]) if piece else 0 for piece in range(first, last)]
         parts = [self.data[start:end].tobytes() for start, end in zip(starts, self.ends[first:last], strict=True)]
         if self.coded[index]:
-            return parts[0].decode("ascii")
+            code = parts[0].decode("ascii")
+            return Turned(code, self.frames[index]) if index in self.frames else code
         return [np.frombuffer(part, np.float32).reshape(-1, 2) for part in parts]
 
-    def mask(self, index: int, size: tuple[int, int]) -> Tensor:
-        """(H, W) bool, for size (H, W): the union of its polygons, or what its code says. Raises ImageError where they
-        are more work than those of any object."""
-        found = self[index]
-        if isinstance(found, str):
-            return rle_decode(rle_counts(found), size)
-        mask = torch.zeros(size, dtype=torch.bool)
-        heights = (np.abs(np.diff(points[:, 1], append=points[:1, 1])).clip(max=size[0]).sum() for points in found)
-        if sum(heights) > MAX_CROSSINGS:
-            raise ImageError(f"the sides of a polygon cross more than {MAX_CROSSINGS:,} rows of pixels")
-        for points in found:
-            mask |= polygon_mask(torch.from_numpy(points.copy()), size)
-        return mask
+
+def drawn(shape: Segmentation, size: tuple[int, int]) -> Tensor:
+    """The mask (H, W) bool of one object, for size (H, W): the union of its polygons, or the pixels of its code. Raises
+    ImageError where polygons are more work than those of any object."""
+    if isinstance(shape, Turned):
+        stated = rle_decode(rle_counts(shape.code), shape.frame.stated)
+        return torch.from_numpy(shape.frame.mask(stated.numpy()))
+    if isinstance(shape, str):
+        return rle_decode(rle_counts(shape), size)
+    mask = torch.zeros(size, dtype=torch.bool)
+    heights = (np.abs(np.diff(points[:, 1], append=points[:1, 1])).clip(max=size[0]).sum() for points in shape)
+    if sum(heights) > MAX_CROSSINGS:
+        raise ImageError(f"the sides of a polygon cross more than {MAX_CROSSINGS:,} rows of pixels")
+    for points in shape:
+        mask |= polygon_mask(torch.from_numpy(points.copy()), size)
+    return mask
+
+
+def upright(shape: Segmentation, size: tuple[int, int]) -> Polygons | str:
+    """The shape in pixels of the upright image of this size (H, W)."""
+    return rle_text(rle_encode(drawn(shape, size))) if isinstance(shape, Turned) else shape
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,7 @@ class ObjectTable(Sequence[Objects]):
     labels:    (M,) int32.
     crowd, ignored: (M,) bool; areas: (M,) float32; keypoints: (M, K, 3) float32. None where no object needs them.
     segments:  the masks, packed. None where there are none.
-    decoded:   whether `table[i]` has the masks, which is work. See `with_masks`.
+    decoded:   whether `table[i]` has Masks. See `with_masks`.
     """
 
     ends: np.ndarray
@@ -126,24 +146,15 @@ class ObjectTable(Sequence[Objects]):
         """Where the objects of an image stand in the arrays."""
         return slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
 
-    def masks(self, index: int) -> Tensor:
-        """(objects, H, W) bool of one image. Raises ImageError where these are more than MAX_MASKS."""
+    def masks(self, index: int) -> Masks:
+        """Those of one image, none of which is drawn yet."""
         assert self.segments is not None
-        rows = self.rows(index)
-        height, width = self.sizes[index].tolist()
-        count = rows.stop - rows.start
-        if count * height * width > MAX_MASKS:
-            raise ImageError(
-                f"{count:,} masks of {width:,} x {height:,} pixels are more than the {MAX_MASKS:,} that the masks of "
-                "an image may have: cut the image into parts"
-            )
-        masks = torch.zeros(count, height, width, dtype=torch.bool)
-        for mask, row in zip(masks, range(rows.start, rows.stop), strict=True):
-            mask.copy_(self.segments.mask(row, (height, width)))
-        return masks
+        rows, (height, width) = self.rows(index), self.sizes[index].tolist()
+        shapes = tuple(self.segments[row] for row in range(rows.start, rows.stop))
+        return Masks(shapes, drawn, ((height, width),))
 
     def with_masks(self) -> "ObjectTable":
-        """The same table, whose objects have their masks. Raises InputError where one has none."""
+        """The same table, whose objects have Masks. Raises InputError where one has none."""
         bare = len(self.labels)
         if self.segments is not None:
             bare = int((np.diff(self.segments.pieces, prepend=0) == 0).sum())
@@ -197,6 +208,7 @@ class ObjectRows:
         self.crowd, self.ignored = array("b"), array("b")
         self.keypoints: list[np.ndarray | None] = []
         self.data, self.piece_ends, self.pieces, self.coded = bytearray(), array("q"), array("q"), array("b")
+        self.frames: dict[int, Frame] = {}
         self._size, self._count = (0, 0), 0
 
     def image(
@@ -266,6 +278,8 @@ class ObjectRows:
         self.crowd.append(crowd)
         self.ignored.append(ignored)
         self.keypoints.append(keypoints)
+        if isinstance(segmentation, Turned):
+            segmentation, self.frames[len(self.pieces)] = segmentation
         parts = [] if segmentation is None else segmentation
         for part in [parts] if isinstance(parts, str) else parts:
             self.data += part.encode("ascii") if isinstance(part, str) else part.astype(np.float32).tobytes()
@@ -375,6 +389,7 @@ class ObjectRows:
             np.array(self.piece_ends, np.int64),
             np.array(self.pieces, np.int64),
             np.array(self.coded, bool),
+            self.frames,
         )
         return ObjectTable(
             ends=np.array(self.ends, np.int64),

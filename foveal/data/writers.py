@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.image import MAX_FILE, image_size, write_image
-from foveal.data.objects import ObjectTable, Segmentation
+from foveal.data.objects import ObjectTable, Polygons, upright
 from foveal.errors import InputError
 from foveal.filesystem import check_output, make_folder, open_file, own_folder, replacing, write_bytes
 from foveal.ops.masks import rle_encode, rle_text
@@ -66,9 +66,9 @@ def write_predictions(
     """
     entries = []
     for number, target in enumerate(predictions):
-        masks: list[Segmentation | None] = [None] * len(target)
+        masks: list[Polygons | str | None] = [None] * len(target)
         if target.masks is not None:
-            masks = [rle_text(rle_encode(mask)) for mask in target.masks.cpu()]
+            masks = [rle_text(rle_encode(mask.cpu())) for mask in target.masks]
         for row in range(len(target)):
             one = target[row]
             label = int(one.labels[0])
@@ -138,12 +138,12 @@ def write_yolo(dataset: Dataset, root: str | os.PathLike[str]) -> None:
     _save(root / "data.yaml", "".join([*parts, "names:\n", *names]))
 
 
-def _shape(one: Objects, segments: Segmentation | None, size: tuple[int, int]) -> dict[str, Any]:
+def _shape(one: Objects, segments: Polygons | str | None, size: tuple[int, int]) -> dict[str, Any]:
     """What COCO says of the place of one object."""
     x1, y1, x2, y2 = one.boxes[0].tolist()
     entry: dict[str, Any] = {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": (x2 - x1) * (y2 - y1)}
     if one.masks is not None:
-        entry["area"] = float(one.masks[0].sum())
+        entry["area"] = float(one.masks[0].count_nonzero())
     if one.areas is not None:
         entry["area"] = float(one.areas[0])
     if isinstance(segments, str):
@@ -169,11 +169,12 @@ def _objects(dataset: Dataset, index: int) -> Objects:
     return target
 
 
-def _segments(dataset: Dataset, index: int, target: Objects) -> list[Segmentation | None]:
+def _segments(dataset: Dataset, index: int, target: Objects) -> list[Polygons | str | None]:
     """The mask of each object of an image, as its file had it if it came from one."""
     if isinstance(dataset.targets, ObjectTable) and dataset.targets.segments is not None:
         rows = dataset.targets.rows(_item(dataset, index))
-        return [dataset.targets.segments[row] for row in range(rows.start, rows.stop)]
+        size = _size(dataset, index)
+        return [upright(dataset.targets.segments[row], size) for row in range(rows.start, rows.stop)]
     if target.masks is not None:
         return [rle_text(rle_encode(mask)) for mask in target.masks]
     return [None] * len(target)

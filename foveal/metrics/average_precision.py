@@ -104,7 +104,9 @@ def covered(objects: Objects) -> Tensor | None:
     """(N,) pixels that each object covers: as given, or else of its mask; None where neither is there."""
     if objects.areas is not None:
         return objects.areas
-    return None if objects.masks is None else objects.masks.sum((1, 2))
+    if objects.masks is None:
+        return None
+    return torch.tensor([int(mask.count_nonzero()) for mask in objects.masks], dtype=torch.int64)
 
 
 def _column(parts: Sequence[Tensor]) -> np.ndarray:

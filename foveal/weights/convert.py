@@ -14,7 +14,7 @@ from foveal.weights.files import AVERAGES, Content, class_names, read
 from foveal.weights.matching import by_order, renamed
 from foveal.weights.recognise import PUBLISHERS, Reading, nearest_layout, recognised, translate
 from foveal.weights.rows import by_name, class_rows, differ_in_classes, whole
-from foveal.weights.saved import check_finite
+from foveal.weights.saved import check_finite, check_parts
 
 Match = Literal["names", "order"]
 # Classes of ImageNet and COCO, on which publishers train. Files with other numbers are of users, who share the layouts
@@ -94,8 +94,15 @@ def load_weights(
         raise _refusal(system, f"{about}: {complaint}", weights, content, path)
     if complaint := system.refuses(reading.layout):
         raise InputError(f"{about}: {complaint}")
-    check_finite({name: weights[name] for name, _ in system.named_parameters()}, path)
+    before = {name: tensor.clone() for name, tensor in own.items()} if fitted_names(system) else None
+    check_finite({name: weights[name] for name in {*fitted_names(system), *dict(system.named_parameters())}}, path)
     system.load_state_dict(weights)
+    if before is not None:
+        try:
+            check_parts(system, path)
+        except InputError:
+            system.load_state_dict(before)
+            raise
     system.started_from = source
     if foreign:
         publisher = f"by {reading.layout}" if reading.layout in PUBLISHERS and not rename else f"as {path.name}"
@@ -221,7 +228,7 @@ def _misfit(system: System, own: Mapping[str, Tensor], weights: Mapping[str, Ten
     common = [name for name in own if name in weights]
     compared = [name for name in common if name not in fitted_names(system)]
     shaped = [name for name in compared if own[name].shape != weights[name].shape]
-    typed = [name for name in compared if own[name].is_floating_point() and not weights[name].is_floating_point()]
+    typed = [name for name in common if own[name].is_floating_point() and not weights[name].is_floating_point()]
     if not [name for name in common if not name.endswith("num_batches_tracked")]:
         layout, count = nearest_layout(system, weights)
         known = f"none of the layouts foveal, {', '.join(PUBLISHERS)}"

@@ -17,8 +17,9 @@ from torch import Tensor
 import foveal
 from foveal.errors import InputError, few, printable
 from foveal.filesystem import open_file, read_text
-from foveal.nn.fitted import fitted_names
+from foveal.nn.fitted import before_fit, check_fitted, fitted_names
 from foveal.schema import Between, check, parse
+from foveal.system import System, evaluating
 from foveal.weights.outline import read_outline
 
 FORMAT = 1
@@ -142,20 +143,32 @@ def restore(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
     except RuntimeError as error:
         reason = printable(" ".join(str(error).split()), 300)
         raise InputError(f"{path} does not fit {type(system).__name__}: {reason}") from None
+    check_parts(system, path)
+
+
+def check_parts(system: torch.nn.Module, path: Path) -> None:
+    """InputError where the sizes or values that data decides, of the system or of those in it, do not fit together."""
+    for part in reversed(list(system.modules())):  # those within first, since limits of others come from their outputs
+        if isinstance(part, System) and not before_fit(part):
+            with evaluating(part):
+                try:
+                    check_fitted(part, part.fitted_limits())
+                except InputError as error:
+                    raise InputError(f"{path} does not fit {type(part).__name__}: {error}") from None
 
 
 def check_fit(system: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
     """InputError where names, shapes or kinds of numbers are not those of the system; either may lie on "meta"."""
     own = system.state_dict()
     fitted = fitted_names(system)
-    common = [name for name in own if name in weights and name not in fitted]
+    common = [name for name in own if name in weights]
     complaints = {
         "missing": [name for name in own if name not in weights],
         "left over": [printable(name) for name in weights if name not in own],
         "of another shape": [
             f"{name} {tuple(weights[name].shape)} for {tuple(own[name].shape)}"
             for name in common
-            if weights[name].shape != own[name].shape
+            if name not in fitted and weights[name].shape != own[name].shape
         ],
         "of another type": [
             f"{name} {_type(weights[name])} for {_type(own[name])}"

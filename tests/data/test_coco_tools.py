@@ -297,7 +297,7 @@ def test_shapes(root: Path, segmentation: Any, bbox: list[int] | None, capsys: S
     assert objects(dataset) == WHOLE
     expected = torch.zeros(1, 30, 40, dtype=torch.bool)
     expected[0, 3:13, 2:12] = True
-    assert torch.equal(dataset.targets.with_masks()[0].masks, expected)  # type: ignore[union-attr]
+    assert torch.equal(dataset.targets.with_masks()[0].masks.stack(), expected)  # type: ignore[union-attr]
     assert ("boxes that are missing and taken from the mask: 8" in capsys.readouterr().err) == (bbox in (None, []))
 
 

@@ -109,8 +109,8 @@ def test_masks_and_key_points_of_the_unturned_image(tmp_path: Path) -> None:
     table: Any = dataset.targets.with_masks()  # type: ignore[union-attr]
     expected = torch.zeros(1, 40, 30, dtype=torch.bool)
     expected[0, 32:38, 30 - 11 : 30 - 2] = True
-    assert torch.equal(table[0].masks, expected)
-    assert torch.equal(table[7].masks, expected)
+    assert torch.equal(table[0].masks.stack(), expected)
+    assert torch.equal(table[7].masks.stack(), expected)
     assert table[7].keypoints.tolist() == [[[30 - 3.5, 33.5, 2], [0, 0, 0]]]
 
 

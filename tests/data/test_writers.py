@@ -11,6 +11,7 @@ import torch
 
 from foveal.data.builtin import digits
 from foveal.data.dataset import Dataset, ImageArray
+from foveal.data.objects import drawn
 from foveal.data.sources import load_dataset
 from foveal.data.writers import write_coco, write_predictions, write_voc, write_yolo
 from foveal.errors import InputError
@@ -77,7 +78,7 @@ def test_coco_is_what_pycocotools_reads(dataset: Dataset, tmp_path: Path) -> Non
     found = theirs.loadAnns(theirs.getAnnIds(imgIds=[1]))
     assert np.allclose([ann["bbox"][:2] for ann in found], target.boxes[:, :2])
     ours: Any = dataset.targets
-    assert (theirs.annToMask(found[1]) == ours.segments.mask(1, (300, 400)).numpy()).all()
+    assert (theirs.annToMask(found[1]) == drawn(ours.segments[1], (300, 400)).numpy()).all()
     write_predictions(tmp_path / "p.json", [dataset.target(i) for i in range(9)])  # type: ignore[misc]
     results = theirs.loadRes(str(tmp_path / "p.json"))
     assert len(results.anns) == len(theirs.anns)
@@ -109,7 +110,7 @@ def test_images_that_are_no_files(tmp_path: Path) -> None:
     write_coco(made, tmp_path / "val.json")
     again = load_dataset(tmp_path / "val.json")
     assert all(torch.equal(again.image(i), images[i]) and torch.equal(again.target(i).boxes, box + i) for i in range(4))  # type: ignore[union-attr]
-    assert torch.equal(again.targets.with_masks()[2].masks, masks)  # type: ignore[union-attr]
+    assert torch.equal(again.targets.with_masks()[2].masks.stack(), masks)  # type: ignore[union-attr]
     halves = replace(made, splits=np.array([0, 0, 1, 1], np.int8))
     for split in ("train", "val"):  # into one folder of images
         write_coco(halves.select(split), tmp_path / "halves" / f"{split}.json")

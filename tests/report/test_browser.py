@@ -10,6 +10,7 @@ import torch
 
 import foveal
 from foveal.report.html import write_report
+from foveal.report.measured import write_page
 from foveal.train.config import TrainConfig
 from tests.report.browser import EXECUTABLE, Browser
 from tests.report.conftest import answering
@@ -107,9 +108,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(run, dataset, system)
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of an evaluation."""
+    dataset = small_digits()
+    torch.manual_seed(0)
+    system = foveal.create("lenet", labels=dataset.labels)
+    return write_page(tmp_path_factory.mktemp("out"), system, dataset, {"accuracy": 0.1}, "all images", {}, 64, 0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("report", ["digits", "crowded", "found", "made"])
+@pytest.mark.parametrize("report", ["digits", "crowded", "found", "made", "measured"])
 def test_the_page(browser: Browser, report: str, width: int, scheme: str, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(report)
     browser.open(path, width, scheme)
