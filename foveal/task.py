@@ -30,6 +30,8 @@ class Task:
     chance:       (figures, images or objects of each class) -> why these figures are no better than chance, or None.
     answers:      Answers (report/answers.py): JSON, rows, pictures and files of predictions.
     save_measured: (folder, evaluator, view, items, system) -> the file with all that was predicted while measuring.
+    aim:          (system, prediction, batch, class name or None, number of the object or None) -> an Aim
+                  (explain/aim.py), for explanations.
     sections:     (system, view, batch size, workers) -> sections of a report.
     check:        (dataset, bar) -> Findings (data/findings.py).
     unfit:        (dataset) -> why nothing can be trained on it, or None.
@@ -47,6 +49,7 @@ class Task:
     chance: Callable[[Mapping[str, float], Mapping[str, int]], str | None] | None = None
     answers: Any = None
     save_measured: Callable[..., Any] | None = None
+    aim: Callable[..., Any] | None = None
     sections: Callable[[Any, Any, int, int | None], Any] | None = None
     check: Callable[[Any, Any], Any] | None = None
     unfit: Callable[[Any], str | None] = lambda dataset: None

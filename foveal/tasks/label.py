@@ -7,11 +7,12 @@ from torch import Tensor
 
 from foveal.data.check_classify import check, only_class
 from foveal.errors import InputError
+from foveal.explain.aim import Aim
 from foveal.metrics.chance import classify_chance
 from foveal.metrics.classify import ClassifyEvaluator
 from foveal.report.classify import sections
 from foveal.report.draw import MOST_SHOWN, save_predictions
-from foveal.structures import Label
+from foveal.structures import Batch, Label
 from foveal.system import System
 from foveal.task import Task
 
@@ -44,12 +45,24 @@ class Labels:
             save_predictions(self.folder, document, self.shown, self.labels)
 
 
+def aim(system: System, prediction: Label, batch: Batch, target: str | None, object: int | None) -> Aim:
+    """At a class; default the one that is predicted."""
+    name = system.name or type(system).__name__
+    if object is not None:
+        raise InputError(f"object has no effect: {name} names a class for the whole image and finds no objects")
+    if prediction.scores is None:
+        raise InputError(f"{name} gives no probabilities, and there is nothing to explain without")
+    index = int(prediction.label) if target is None else system.index(target)
+    return Aim(system.labels[index], system.labels[index], float(prediction.scores[index]))
+
+
 LABEL = Task(
     "classify",
     Label,
     evaluator=lambda system: ClassifyEvaluator(len(system.labels)),
     chance=classify_chance,
     answers=Labels,
+    aim=aim,
     sections=sections,
     check=check,
     unfit=only_class,

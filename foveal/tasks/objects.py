@@ -13,7 +13,8 @@ from foveal.data.dataset import Dataset
 from foveal.data.image import write_image
 from foveal.data.writers import write_json, write_predictions
 from foveal.detect.labels import COCO, COCO_IDS
-from foveal.errors import InputError
+from foveal.errors import InputError, few
+from foveal.explain.aim import Aim
 from foveal.filesystem import make_folder
 from foveal.metrics.chance import detect_chance
 from foveal.metrics.detect import DetectEvaluator
@@ -21,7 +22,7 @@ from foveal.report.boxes import Style, draw_objects
 from foveal.report.detect import sections
 from foveal.report.draw import MOST_SHOWN
 from foveal.report.letters import save_numbers
-from foveal.structures import Objects
+from foveal.structures import Batch, Objects
 from foveal.system import System
 from foveal.task import Task
 
@@ -139,6 +140,27 @@ def save_measured(
     return save_objects(folder, evaluator.predictions, names, ids, view.labels, view.ids_of_classes or system.class_ids)
 
 
+def aim(system: System, prediction: Objects, batch: Batch, target: str | None, object: int | None) -> Aim:
+    """At one of the detected objects, which are counted from 1, the most confident first."""
+    name, found = system.name or type(system).__name__, prediction
+    if target is not None:
+        index, others = system.index(target), [system.labels[i] for i in found.labels.unique().tolist()]
+        found = found[found.labels == index]
+        if not len(found):
+            but = f", but {few(others, 6)}" if others else ""
+            raise InputError(f"{name} finds no {target!r} in this image{but}: there is no object to explain")
+    if not len(found):
+        raise InputError(f"{name} finds nothing in this image: there is no object to explain")
+    number = 1 if object is None else object
+    if not 1 <= number <= len(found):
+        raise InputError(f"object is from 1 to {len(found)}, the objects found in this image, not {number}")
+    one = found[number - 1]
+    height, width = batch.images.shape[-2:]
+    seen = Objects(one.boxes, one.labels).warp(batch.affines[0], (height, width))
+    score = float(torch.as_tensor(one.scores)[0])
+    return Aim(seen, system.labels[int(one.labels[0])], score, one.boxes[0].cpu())
+
+
 OBJECTS = Task(
     "detect",
     Objects,
@@ -147,6 +169,7 @@ OBJECTS = Task(
     chance=detect_chance,
     answers=Found,
     save_measured=save_measured,
+    aim=aim,
     sections=sections,
     check=check,
     settings=frozenset({"scale_jitter", "object_crop", "mosaic"}),  # a crop that ignores objects may leave none
