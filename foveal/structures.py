@@ -7,7 +7,7 @@ upper left pixel, x to the right, y down; a box is (x1, y1, x2, y2). An affine m
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ ANYTHING = ("object",)  # the class names of a system that finds objects and doe
 
 @dataclass(frozen=True)
 class Target:
-    """What is known, or predicted, of one image."""
+    """What is known, or predicted, of one image.
+
+    task: the name of the task whose answers are of this type (foveal/task.py)."""
+
+    task: ClassVar[str] = ""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same value with `function` applied to each tensor."""
@@ -53,6 +57,7 @@ class Label(Target):
     teacher: (C,) scores that a teacher gives this image, before any softmax; None where there is no teacher.
     """
 
+    task = "classify"
     label: Tensor
     scores: Tensor | None = None
     teacher: Tensor | None = None
@@ -133,6 +138,7 @@ class Objects(Target):
     ignored:   (N,) bool: too difficult to ask for: neither missed when not found nor wrong when found.
     """
 
+    task = "detect"
     boxes: Tensor
     labels: Tensor
     scores: Tensor | None = None
@@ -202,6 +208,7 @@ def _pick(planes: Tensor, affine: Tensor, size: tuple[int, int]) -> tuple[Tensor
 class SemanticMap(Target):
     """A class for each pixel. classes: (H, W) int64, index into the class names; -1 where it is not known."""
 
+    task = "segment"
     classes: Tensor
 
     def relabel(self, mapping: Tensor) -> "SemanticMap":
@@ -217,10 +224,20 @@ class SemanticMap(Target):
 class Caption(Target):
     """A sentence about the image. tokens: (T,) int64, indices into the system's labels, which are its words."""
 
+    task = "caption"
     tokens: Tensor
 
     def relabel(self, mapping: Tensor) -> "Caption":
         return replace(self, tokens=mapping[self.tokens])
+
+
+@dataclass(frozen=True)
+class Picture(Target):
+    """An image. pixels: (3, H, W) in [0, 1]. Where a system learns to make images, a batch's own images are these, and
+    its targets at most their classes."""
+
+    task = "generate"
+    pixels: Tensor
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,9 @@ class System(nn.Module):
     Systems that answer about an image give `decode` and `score`; those that make images give `sample`.
     What a method returns never depends on `self.training`.
 
-    task:    decides target type, metric and drawing.
+    answers: the type of what `predict` returns; None where a system only makes images.
+    learns_from: the type of the targets that `loss` takes; the same, where a class does not say otherwise.
+    task:    the name of that type's task, from which figures, drawing, check and report follow (foveal/task.py).
     labels:  class names, without background.
     name, variant: set by `foveal.create`: the catalog's name and the fields that differ from its entry there.
     started_from, licence: the weights that this system began with, in words, and their licence; None where it was
@@ -177,9 +179,19 @@ class System(nn.Module):
              None where it comes from no checkpoint of a run.
     """
 
+    answers: ClassVar[type[Target] | None] = None
+    learns_from: ClassVar[type[Target] | None] = None
     task: ClassVar[str]
     pixel_mean: Tensor
     pixel_std: Tensor
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        own = vars(cls)
+        if "answers" in own and "learns_from" not in own:
+            cls.learns_from = cls.answers
+        if cls.learns_from is not None:
+            cls.task = cls.learns_from.task
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

@@ -9,9 +9,9 @@ import foveal
 
 ROOT = Path(foveal.__file__).parent
 ORDER = [
-    "errors", "wording", "schema", "filesystem", "progress", "verbs", "structures", "ops", "losses", "metrics", "nn",
-    "system", "weights", "classify", "detect", "segment", "caption", "generate", "catalog", "description", "build",
-    "explain", "cost", "memory", "accelerate", "data", "train", "report", "cli", "__main__",
+    "errors", "wording", "schema", "filesystem", "progress", "verbs", "structures", "task", "ops", "losses", "metrics",
+    "nn", "system", "weights", "classify", "detect", "segment", "caption", "generate", "catalog", "description",
+    "build", "explain", "cost", "memory", "accelerate", "data", "train", "report", "tasks", "cli", "__main__",
 ]  # fmt: skip
 FAMILIES = {"classify", "detect", "segment", "caption", "generate"}
 

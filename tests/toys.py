@@ -1,7 +1,7 @@
 """Small systems of tasks that foveal does not have yet, and data for them: what the contract has to carry."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from foveal.classify.classifier import Scorer
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.detect import detector
-from foveal.structures import Batch, Caption, Objects
+from foveal.structures import Batch, Caption, Objects, Picture
 from foveal.system import Preprocess, Spec, System
 
 RECIPE = {"epochs": 4, "batch_size": 8, "lr": 0.01}
@@ -96,7 +96,7 @@ def squares(count: int = 48) -> Dataset:
 class Gan(System):
     """Two players: a generator of 8 x 8 images and a discriminator."""
 
-    task: ClassVar[str] = "generate"
+    learns_from = Picture
 
     def __init__(self) -> None:
         super().__init__(Spec((), Preprocess((8, 8), "squash", 1.0, (0.5,) * 3, (0.5,) * 3), RECIPE))
@@ -125,7 +125,7 @@ class Gan(System):
 class Captioner(System):
     """Says the brightness of an image and stops: words one after another from a recurrent net."""
 
-    task: ClassVar[str] = "caption"
+    answers = Caption
 
     def __init__(self) -> None:
         super().__init__(Spec(("<end>", "very", "dark", "bright"), FIT, RECIPE))

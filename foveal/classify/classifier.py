@@ -38,7 +38,7 @@ class Scorer(System):
     """A system whose `forward` gives one score for each class, (B, C), before any softmax. As it stands, the base of
     classifiers that have a `fit` of their own."""
 
-    task: ClassVar[str] = "classify"
+    answers = Label
 
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> the scores of all that is trained, each (B, C); under "class" those that `forward` gives."""

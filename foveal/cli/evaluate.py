@@ -4,7 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from foveal.cli.common import Data, RunOrName, answer, check_folder, find_system, one_line, parse, table
 from foveal.cli.weights import Published
@@ -64,6 +64,7 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
         raise InputError("to evaluate takes one process: start it without torchrun")
     from foveal.data.sources import load_dataset
     from foveal.memory import check_answering
+    from foveal.task import Task
     from foveal.train.evaluate import check_truths, evaluation_loader, judged, measure
     from foveal.train.origin import OTHER, measured_view
 
@@ -114,12 +115,9 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
     lines += _classes(classes)
     if options.out:
         folder = Path(options.out)
-        if system.task == "detect":
-            from foveal.report.answers import save_measured
-
+        if save := Task.of(system).save_measured:
             items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
-            found: Any = measured.evaluator
-            document["predictions"] = str(save_measured(folder, found.predictions, loader.dataset, items, system))
+            document["predictions"] = str(save(folder, measured.evaluator, loader.dataset, items, system))
             lines.append(f"written: {document['predictions']}")
         from foveal.report.measured import write_page
 

@@ -1,9 +1,10 @@
 """foveal explain"""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -12,6 +13,9 @@ from foveal.cli.weights import Published
 from foveal.errors import InputError
 from foveal.filesystem import check_output
 from foveal.progress import Bar
+
+if TYPE_CHECKING:
+    from foveal.explain.method import Method
 
 
 @dataclass
@@ -36,12 +40,6 @@ class Explain(Published):
     """Of a detector: which of the objects that it finds, or finds of the target; default 1, the most confident."""
     out: str = "explanation.png"
     """The picture, a PNG file; the map itself, with its sign, is written beside it as .npy."""
-    layer: str | None = None
-    """For gradcam: the module whose output is weighed; default the system's last map."""
-    window: int | None = None
-    """For occlusion: side of the window in pixels of the prepared image; default a seventh of that."""
-    stride: int | None = None
-    """For occlusion: pixels from one window to the next; default half a window."""
     steps: int | None = None
     """Number of steps in which pixels are deleted and inserted; default 32, for an object 6. Fewer are faster."""
     device: str | None = None
@@ -50,14 +48,28 @@ class Explain(Published):
     """One JSON document on stdout."""
 
 
+def with_settings(methods: Mapping[str, "Method"]) -> type[Explain]:
+    """The options, with the settings of all methods as further ones."""
+    fields: dict[str, Any] = {}
+    annotated: Any = Annotated  # with types that are only known here
+    for name, method in methods.items():
+        for setting, parameter in method.settings.items():
+            text = f"For {name}: {method.help(setting)}"
+            kind = annotated[parameter.annotation | None, tyro.conf.arg(help=text)]
+            fields.setdefault(setting, (setting, kind, field(default=None, kw_only=True)))
+    made = make_dataclass(Explain.__name__, list(fields.values()), bases=(Explain,))
+    made.__doc__ = Explain.__doc__
+    return made
+
+
 def run(words: list[str]) -> None:
-    options = parse(Explain, "explain", words)
     from foveal.data.image import read_image
-    from foveal.explain.explanation import explain, find_method
+    from foveal.explain.explanation import METHODS, explain, find_method
     from foveal.report.draw import save_explanation
 
-    own = {"layer": options.layer, "window": options.window, "stride": options.stride}
-    settings: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    options = parse(with_settings(METHODS), "explain", words)
+    names = dict.fromkeys(name for method in METHODS.values() for name in method.settings)
+    settings = {name: value for name in names if (value := getattr(options, name)) is not None}
     find_method(options.method, settings)
     out = Path(options.out)
     if out.suffix.lower() != ".png":

@@ -71,6 +71,7 @@ def run(words: list[str]) -> None:
     from foveal.data.pretext import rotations
     from foveal.data.sources import load_dataset
     from foveal.report.training import train
+    from foveal.structures import Picture
     from foveal.train.distributed import joined
     from foveal.train.record import is_epoch
 
@@ -79,7 +80,7 @@ def run(words: list[str]) -> None:
         quiet = settings.get("quiet", False) or not ranks.first
         with Bar(f"reading {options.data}", quiet=quiet, every=None):
             if options.pretext == "rotation":
-                dataset = rotations(load_dataset(options.data, "generate", outside=options.outside))
+                dataset = rotations(load_dataset(options.data, Picture.task, outside=options.outside))
                 # Recipes mirror images, which here would change their class.
                 off = ("flip", "trivial_augment")
                 settings = {setting: False for setting in off if variant(name).recipe.get(setting)} | settings

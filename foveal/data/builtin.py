@@ -8,6 +8,7 @@ import torch
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.data.scenes import make_scenes
 from foveal.data.splits import split_by_content
+from foveal.structures import Label
 
 
 def digits() -> Dataset:
@@ -20,7 +21,7 @@ def digits() -> Dataset:
     images = ImageArray(grey[:, None].expand(-1, 3, -1, -1).contiguous(), "digits")
     labels = tuple(str(digit) for digit in bunch.target_names)
     splits = split_by_content(images, range(len(images)), test=True)
-    return Dataset("digits", "classify", labels, images, LabelColumn(bunch.target), splits)
+    return Dataset("digits", Label.task, labels, images, LabelColumn(bunch.target), splits)
 
 
 # From the task that is asked for, None where any will do.

@@ -1,13 +1,14 @@
 """What is wrong with a data set, or looks as if it were, by file name: told before a network learns it."""
 
 from os import PathLike
+from typing import cast
 
-from foveal.data import check_classify, check_detect
 from foveal.data.dataset import Dataset
 from foveal.data.findings import Findings
 from foveal.data.sources import survey
 from foveal.errors import InputError
 from foveal.progress import SILENT, Silent
+from foveal.task import Task
 
 
 def check_source(source: str | PathLike[str], bar: Silent = SILENT, *, outside: bool = False) -> Findings:
@@ -21,9 +22,7 @@ def check_source(source: str | PathLike[str], bar: Silent = SILENT, *, outside: 
 def check(dataset: Dataset, bar: Silent = SILENT) -> Findings:
     """Read every image once and say what is wrong with images, targets and splits. Raises InputError for data to
     do what nothing is known of."""
-    if dataset.task not in CHECKS:
+    checked = Task.of(dataset).check
+    if checked is None:
         raise InputError(f"{dataset.source}: data to {dataset.task} cannot be checked")
-    return CHECKS[dataset.task](dataset, bar)
-
-
-CHECKS = {"classify": check_classify.check, "detect": check_detect.check}
+    return cast(Findings, checked(dataset, bar))

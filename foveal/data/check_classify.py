@@ -46,7 +46,7 @@ def check(dataset: Dataset, bar: Silent = SILENT) -> ClassifyFindings:
 
 def only_class(dataset: Dataset) -> str | None:
     """Why nothing can be trained to classify on this data: it has one class. A trained system can be measured on it."""
-    if dataset.task != "classify" or len(dataset.labels) != 1:
+    if len(dataset.labels) != 1:
         return None
     return f"{dataset.source} has one class only, {dataset.labels[0]!r}; to classify takes two or more"
 

@@ -16,6 +16,7 @@ from foveal.data.image import MAX_FILE, read_image
 from foveal.errors import InputError, few, nearest
 from foveal.filesystem import open_file
 from foveal.structures import ANYTHING, Label, Target
+from foveal.task import Task
 
 SPLITS = ("train", "val", "test")
 ALL = "all"  # in place of a split: every image
@@ -283,15 +284,15 @@ class Dataset:
         return [label for label, count in self.class_counts().items() if not count] if known else []
 
     def serving(self, task: str) -> "Dataset":
-        """The same data for a task. To generate serve the images of any data, with their classes where each has one.
+        """The same data for a task; some are served by any images, with their classes where each has one.
 
         Raises InputError where it does not serve.
         """
         if task == self.task:
             return self
-        if task != "generate":
+        if not Task.of(task).any_images:
             raise InputError(f"{self.source} is data to {self.task}, not to {task}")
-        alone: dict[str, Any] = {} if self.task == "classify" else {"labels": (), "targets": None, "mapping": None}
+        alone: dict[str, Any] = {} if self.task == Label.task else {"labels": (), "targets": None, "mapping": None}
         return replace(self, task=task, **alone)
 
     def relabel(self, labels: Sequence[str]) -> "Dataset":
@@ -303,7 +304,7 @@ class Dataset:
         Raises InputError for a class that the system lacks, if anything in this view is of it.
         """
         if not labels:
-            return replace(self, labels=(), targets=None, mapping=None) if self.task == "generate" else self
+            return replace(self, labels=(), targets=None, mapping=None) if Task.of(self).any_images else self
         if tuple(labels) == ANYTHING and self.labels:
             nothing = torch.zeros(len(self.labels), dtype=torch.int64)
             return replace(self, labels=ANYTHING, mapping=nothing if self.mapping is None else nothing[self.mapping])

@@ -15,6 +15,7 @@ from foveal.data.dataset import Dataset, LabelColumn
 from foveal.data.image import ImageError, read_image
 from foveal.data.splits import draw_splits
 from foveal.errors import InputError
+from foveal.structures import Label
 
 TAKES = "a data set of foveal.load_dataset, or a torch Dataset of pairs (image, number of its class)"
 SLACK = 0.01  # by which interpolation may leave [0, 1]
@@ -120,4 +121,4 @@ def as_dataset(given: Any, labels: Sequence[str] = ()) -> Dataset:
     images = Items(given, title)
     shown = np.arange(len(numbers)), np.array(numbers)
     splits, drawn = draw_splits(images, range(len(images)), shown, test=True)
-    return Dataset(title, "classify", names, images, LabelColumn(torch.tensor(numbers)), splits, drawn=drawn)
+    return Dataset(title, Label.task, names, images, LabelColumn(torch.tensor(numbers)), splits, drawn=drawn)

@@ -12,6 +12,7 @@ from foveal.data.files import Complaints, natural
 from foveal.data.splits import UNSPLIT, complete_splits, draw_splits
 from foveal.errors import InputError
 from foveal.filesystem import open_file
+from foveal.structures import Label, Picture
 
 Row = tuple[str, str, str | None]  # path below the root, label, split
 
@@ -45,7 +46,7 @@ def collect(root: Path, rows: Iterable[Row]) -> Rows:
 def unlabelled(source: str, images: ImageFiles) -> Dataset:
     """A data set to generate."""
     splits, drawn = draw_splits(images, range(len(images)), None, test=True)
-    return Dataset(source, "generate", (), images, None, splits, drawn=drawn)
+    return Dataset(source, Picture.task, (), images, None, splits, drawn=drawn)
 
 
 def labelled(source: str, rows: Rows) -> Dataset:
@@ -54,7 +55,7 @@ def labelled(source: str, rows: Rows) -> Dataset:
     place = {label: number for number, label in enumerate(labels)}
     classes = np.array([place[label] for label in rows.labels])[rows.classes]
     splits, drawn = complete_splits(source, rows.images, rows.splits, (np.arange(len(classes)), classes))
-    return Dataset(source, "classify", tuple(labels), rows.images, LabelColumn(classes), splits, drawn=drawn)
+    return Dataset(source, Label.task, tuple(labels), rows.images, LabelColumn(classes), splits, drawn=drawn)
 
 
 def opens(image: Path, complain: Complaints, where: str = "") -> bool:

@@ -369,7 +369,7 @@ class ObjectRows:
         ends, shown = np.array(self.ends, np.int64), np.array(self.labels, np.int64)
         of = np.repeat(np.arange(len(ends)), np.diff(ends, prepend=0))
         splits, drawn = complete_splits(source, images, np.array(self.splits, np.int8), (of, shown))
-        return Dataset(source, "detect", tuple(labels), images, self._table(), splits, ids=self._ids(), drawn=drawn)
+        return Dataset(source, Objects.task, tuple(labels), images, self._table(), splits, ids=self._ids(), drawn=drawn)
 
     def _ids(self) -> Sequence[int | str] | None:
         """As one array where all are numbers, since there may be millions."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.data.dataset import Dataset, ImageArray, Images, LabelColumn
+from foveal.structures import Label
 
 TURNS = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")  # no class of a data set is called so
 
@@ -52,7 +53,7 @@ def rotations(dataset: Dataset) -> Dataset:
     items = None if dataset.items is None else (len(TURNS) * dataset.items[:, None] + quarters).reshape(-1)
     return Dataset(
         source=f"{dataset.source}+rotation",
-        task="classify",
+        task=Label.task,
         labels=TURNS,
         images=images,
         targets=LabelColumn(np.tile(quarters, count)),

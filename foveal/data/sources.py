@@ -19,6 +19,7 @@ from foveal.data.objects import CLIPPED
 from foveal.data.table import from_csv
 from foveal.data.traits import sampled_notes
 from foveal.errors import InputError, nearest, one_line
+from foveal.task import Task
 from foveal.wording import counted
 
 Reader = Callable[[Path, Complaints], Dataset]
@@ -93,8 +94,8 @@ def _read(name: str, task: str | None, complain: Complaints) -> Dataset:
     if name in BUILT_IN:
         if path.exists():
             complain.note(f"read as the built-in set; ./{name} stands for what is here under that name")
-        dataset = BUILT_IN[name](None if task == "generate" else task)
-    elif name and task == "generate" and path.is_dir() and _is_loose(path):
+        dataset = BUILT_IN[name](None if task and Task.of(task).any_images else task)
+    elif name and task and Task.of(task).any_images and path.is_dir() and _is_loose(path):
         dataset = _all_images(path, complain)
     elif name and path.is_dir():
         dataset = _from_layout(path, complain)

@@ -165,7 +165,7 @@ def _item(dataset: Dataset, index: int) -> int:
 def _objects(dataset: Dataset, index: int) -> Objects:
     target = dataset.target(index)
     if not isinstance(target, Objects):
-        raise InputError(f"{dataset.source} is data to {dataset.task}; only data to detect has objects to write")
+        raise InputError(f"{dataset.source} is data to {dataset.task}; only data of objects is written")
     return target
 
 

@@ -78,7 +78,7 @@ class Candidates:
 class Detector(System):
     """A system that answers with Objects. A family gives `candidates`."""
 
-    task: ClassVar[str] = "detect"
+    answers = Objects
     accelerated: ClassVar[str | None] = "backbone.forward"
     spec: DetectorSpec
 

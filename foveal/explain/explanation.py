@@ -1,28 +1,27 @@
 """The verb `explain` and what it gives."""
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveal.errors import InputError, few, nearest
+from foveal.errors import InputError, nearest
 from foveal.explain.faithfulness import Curves, measure
-from foveal.explain.gradcam import gradcam
-from foveal.explain.occlusion import occlusion
+from foveal.explain.gradcam import GRADCAM
+from foveal.explain.method import Method
+from foveal.explain.occlusion import OCCLUSION
 from foveal.explain.place import fields, on_image, on_prepared, parts
-from foveal.explain.saliency import saliency
+from foveal.explain.saliency import SALIENCY
 from foveal.nn.fold import fold_batch_norm
 from foveal.progress import SILENT, Silent
-from foveal.structures import Batch, Label, Objects, Target
+from foveal.structures import Batch
 from foveal.system import System, evaluating
+from foveal.task import Task, registered
 
-# name -> function of (system, prepared images (B, 3, h, w), target, settings ...) that gives maps (B, h', w')
-METHODS: dict[str, Callable[..., Tensor]] = {"gradcam": gradcam, "occlusion": occlusion, "saliency": saliency}
+METHODS: dict[str, Method] = {"gradcam": GRADCAM, "occlusion": OCCLUSION, "saliency": SALIENCY}
 CURVES, OBJECT_CURVES = (32, 5), (6, 2)  # steps and random maps of a class; and of an object, whose passes are slow
-OF_A_LAYER = {"gradcam"}  # their map has the resolution of a layer, the others' that of the prepared image
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ class Explanation:
 def explain(
     system: System,
     image: Tensor,
-    method: str = "occlusion",
+    method: str | Method | Callable[..., Tensor] = "occlusion",
     target: str | None = None,
     object: int | None = None,
     bar: Silent = SILENT,
@@ -88,26 +87,30 @@ def explain(
     """Where in an image (3, H, W), uint8 or float in [0, 1], of any size, the evidence is for a class or, where the
     system detects, for one of the objects that it finds.
 
-    method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency".
+    method:   "occlusion", which takes any system and is the most faithful of them, "gradcam" or "saliency"; or one of
+              your own, a `Method` or its function.
     target:   name of the class; default the one that `system.predict` names. Of a detector: only objects of this class.
     object:   which of the objects that `system.predict` finds; default 1, the most confident.
-    bar:      gets the progress of occlusion.
+    bar:      gets the progress of a method that takes long.
     settings: of the method: `layer` of gradcam; `window`, `stride` and `baseline` of occlusion.
 
     Raises InputError for a method, class, setting or image that does not fit, a system that cannot be explained so, or
     an object that is not found.
     """
-    function, layer = find_method(method, settings), _layer(system, method, settings)
+    how = find_method(method, settings)
+    layer = _layer(system, how, settings)
     if layer is not None:
         settings = {**settings, "layer": layer}
     _check(image)
     batch = _prepared(system, image)
-    aim = _aim(system, system.predict([image])[0], batch, target, object)
-    if function is occlusion:
-        found = occlusion(_quick(system, batch, aim.box), batch.images, aim.target, **settings, bar=bar)
-    else:
-        found = function(system, batch.images, aim.target, **settings)
-    found = found[0].detach().cpu()
+    find = Task.of(system).aim
+    if find is None:
+        able = " and ".join(f"to {task.name}" for task in registered() if task.aim)
+        raise InputError(f"{_name(system)} is a system to {system.task}; explanations are of systems {able}")
+    aim = find(system, system.predict([image])[0], batch, target, object)
+    looked_at = _quick(system, batch, aim.box) if how.many_passes else system
+    progress = {"bar": bar} if how.shows_progress else {}
+    found = how.function(looked_at, batch.images, aim.target, **settings, **progress)[0].detach().cpu()
     if not torch.isfinite(found).all():
         raise InputError(f"{_name(system)} cannot be explained: its scores are not finite")
     with evaluating(system):
@@ -119,7 +122,7 @@ def explain(
         on_prepared(found.clamp(min=0), place, size), system.preprocess.affine(height, width), (height, width)
     )
     return Explanation(
-        method=method,
+        method=method if isinstance(method, str) else how.function.__name__,
         target=aim.name,
         score=score,
         probability=aim.probability,
@@ -130,7 +133,7 @@ def explain(
         system=system,
         aim=aim.target,
         box=aim.box,
-        empty=_empty(found, score, aim.name, method),
+        empty=_empty(found, score, aim.name, how),
     )
 
 
@@ -139,13 +142,12 @@ def _quick(system: System, batch: Batch, box: Tensor | None) -> System:
     return system if box is None else fold_batch_norm(system, batch.images)
 
 
-def _empty(map: Tensor, score: float, name: str, method: str) -> str | None:
+def _empty(map: Tensor, score: float, name: str, method: Method) -> str | None:
     """Why a map shows no place where the evidence is; None where it shows one."""
     if score == 0:
         return f"the map is empty: the score of {name!r} is 0, so there is no evidence to take away"
     if not map.any():
-        cause = "no window changes" if method == "occlusion" else "the gradient is zero: no pixel changes"
-        return f"the map is empty: {cause} the score of {name!r}, {score:.3g}"
+        return f"the map is empty: {method.no_change} the score of {name!r}, {score:.3g}"
     if not (map > 0).any():
         return f"the map shows no evidence for {name!r}: all of its values are negative or zero"
     if map.numel() > 1 and (map == map.flatten()[0]).all():
@@ -153,69 +155,30 @@ def _empty(map: Tensor, score: float, name: str, method: str) -> str | None:
     return None
 
 
-class _Aim(NamedTuple):
-    """What is explained: as `System.score` takes it, by its name, how sure the system is of it, and where it is."""
-
-    target: Any
-    name: str
-    probability: float
-    box: Tensor | None = None
-
-
-def _aim(system: System, prediction: Target, batch: Batch, target: str | None, object: int | None) -> _Aim:
-    if isinstance(prediction, Objects):
-        return _found(system, prediction, batch, target, object)
-    if not isinstance(prediction, Label) or prediction.scores is None:
-        raise InputError(
-            f"{_name(system)} is a system to {system.task}; explanations are of systems to classify and to detect"
-        )
-    if object is not None:
-        raise InputError(
-            f"object has no effect: {_name(system)} names a class for the whole image and finds no objects"
-        )
-    index = int(prediction.label) if target is None else system.index(target)
-    return _Aim(system.labels[index], system.labels[index], float(prediction.scores[index]))
-
-
-def _found(system: System, found: Objects, batch: Batch, target: str | None, object: int | None) -> _Aim:
-    """One of the objects that were found, most confident first."""
-    if target is not None:
-        index, others = system.index(target), [system.labels[i] for i in found.labels.unique().tolist()]
-        found = found[found.labels == index]
-        if not len(found):
-            but = f", but {few(others, 6)}" if others else ""
-            raise InputError(f"{_name(system)} finds no {target!r} in this image{but}: there is no object to explain")
-    if not len(found):
-        raise InputError(f"{_name(system)} finds nothing in this image: there is no object to explain")
-    number = 1 if object is None else object
-    if not 1 <= number <= len(found):
-        raise InputError(f"object is from 1 to {len(found)}, the objects found in this image, not {number}")
-    one = found[number - 1]
-    assert one.scores is not None
-    seen = Objects(one.boxes, one.labels).warp(batch.affines[0], _size(batch))
-    return _Aim(seen, system.labels[int(one.labels[0])], float(one.scores[0]), one.boxes[0].cpu())
-
-
-def find_method(method: str, settings: Iterable[str]) -> Callable[..., Tensor]:
-    """The function of that name. Raises InputError for a name that is not there, or a setting that it does not have."""
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}{nearest(method, METHODS)}")
-    parameters = [*inspect.signature(METHODS[method]).parameters.values()][3:]
-    known = [each.name for each in parameters if each.kind is not each.KEYWORD_ONLY]
+def find_method(method: str | Method | Callable[..., Tensor], settings: Iterable[str]) -> Method:
+    """The method of that name. Raises InputError for a name that is not there, or a setting that it does not have."""
+    if isinstance(method, str):
+        if method not in METHODS:
+            raise InputError(f"unknown method {method!r}{nearest(method, METHODS)}")
+        how, name = METHODS[method], method
+    else:
+        how = method if isinstance(method, Method) else Method(method)
+        name = how.function.__name__
+    known = list(how.settings)
     for setting in settings:
         if setting not in known:
-            raise InputError(f"{method} has no setting {setting!r}{nearest(setting, known) if known else ''}")
-    return METHODS[method]
+            raise InputError(f"{name} has no setting {setting!r}{nearest(setting, known) if known else ''}")
+    return how
 
 
-def _layer(system: System, method: str, settings: Mapping[str, Any]) -> str | None:
+def _layer(system: System, method: Method, settings: Mapping[str, Any]) -> str | None:
     """The layer whose map the method gives; None where it is a map of the pixels."""
-    if method not in OF_A_LAYER or settings.get("layer") is not None:
+    if not method.of_layer or settings.get("layer") is not None:
         return settings.get("layer")
     try:
         return system.explained_layer
     except InputError as error:
-        others = " and ".join(sorted(METHODS.keys() - OF_A_LAYER))
+        others = " and ".join(sorted(name for name, other in METHODS.items() if not other.of_layer))
         raise InputError(f"{error}; {others} look at no layer") from None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.explain.method import Method
 from foveal.nn.record import record
 from foveal.system import System, evaluating
 
@@ -38,3 +39,6 @@ def gradcam(system: System, images: Tensor, target: Any, layer: str | None = Non
             raise InputError(f"layer {name!r} has no influence on the score")
         weights = system.as_map(gradient).mean((2, 3), keepdim=True)  # (B, K, 1, 1)
     return (weights * maps).sum(1)
+
+
+GRADCAM = Method(gradcam, of_layer=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.explain.method import Method
 from foveal.explain.patched import Patched
 from foveal.progress import SILENT, Silent
 from foveal.system import System, evaluating
@@ -99,3 +100,6 @@ def _pair(
         given = " x ".join(map(str, chosen))
         raise InputError(f"{name} is from 1 pixel to {whose} {limit[0]} x {limit[1]}, not {given}")
     return chosen[0], chosen[1]
+
+
+OCCLUSION = Method(occlusion, many_passes=True, no_change="no window changes")

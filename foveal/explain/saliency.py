@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.explain.method import Method
 from foveal.system import System, evaluating
 
 
@@ -34,3 +35,6 @@ def pixel_gradient(system: System, images: Tensor, target: Any) -> Tensor:
             name = system.name or type(system).__name__
             raise InputError(f"the scores of {name} change in steps and have no gradient; occlusion needs none")
         return torch.autograd.grad(score, pixels)[0]
+
+
+SALIENCY = Method(saliency)

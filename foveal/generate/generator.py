@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError
-from foveal.structures import Batch
+from foveal.structures import Batch, Picture
 from foveal.system import Spec, System
 
 # Called as images take shape: the share of the work that is done, and (n, 3, H, W) in [0, 1], what they look like.
@@ -39,7 +38,7 @@ class Generator(System):
     generator: where all that is random comes from, so that one seed gives the same images; it lives on the CPU.
     """
 
-    task: ClassVar[str] = "generate"
+    learns_from = Picture
     spec: GeneratorSpec
 
     def __init__(self, spec: GeneratorSpec) -> None:

@@ -12,10 +12,11 @@ from foveal.cost import cost
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
 from foveal.filesystem import write_text
-from foveal.report import classify, detect, generate, signals
+from foveal.report import generate, signals
 from foveal.report.curves import curves
 from foveal.report.parts import Html, facts, join, marked, note, number, plain, scroll, table, tag, void
 from foveal.system import System
+from foveal.task import Task
 from foveal.train.record import completed, is_epoch, read_metrics, read_record
 from foveal.wording import counted, duration
 
@@ -23,13 +24,6 @@ Section = tuple[str, Html]
 
 # Whatever the names of files and classes are, the page loads and runs nothing.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-
-# What a task adds: (system, view, batch size, workers) -> sections.
-TASKS: dict[str, Callable[[System, Dataset, int, int | None], list[Section]]] = {
-    "classify": classify.sections,
-    "detect": detect.sections,
-    "generate": generate.sections,
-}
 
 
 def write_report(run: str | PathLike[str], dataset: Dataset, system: System | None = None) -> Path:
@@ -190,12 +184,13 @@ def _refit(record: Mapping[str, Any], again: list[dict[str, Any]]) -> Html:
 
 def _of_task(record: Mapping[str, Any], dataset: Dataset, system: System) -> list[Section]:
     """What the system's task adds."""
-    if system.task not in TASKS:
+    of_task = Task.of(system).sections
+    if of_task is None:
         return []
     view, has_val = _measured(dataset)
     config = completed(record["config"])
     try:
-        sections = TASKS[system.task](system, view, config["batch_size"], config["workers"])
+        sections = of_task(system, view, config["batch_size"], config["workers"])
     except (InputError, torch.OutOfMemoryError) as error:
         return [("Answers", note(f"Not available: {error}"))]
     chosen = "; the best epoch was chosen by these" if has_val else ""

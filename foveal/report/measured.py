@@ -6,9 +6,10 @@ from pathlib import Path
 import foveal
 from foveal.data.dataset import Dataset
 from foveal.filesystem import make_folder, write_text
-from foveal.report.html import TASKS, page, unreadable_files
+from foveal.report.html import page, unreadable_files
 from foveal.report.parts import number, tag
 from foveal.system import System
+from foveal.task import Task
 
 NAME = "evaluation.html"  # never report.html, as the folder may be that of a run
 
@@ -27,7 +28,8 @@ def write_page(
 
     figures: by name. described: which images were measured. Raises InputError where the file cannot be written.
     """
-    sections = TASKS[system.task](system, view, batch_size, workers) if system.task in TASKS else []
+    of_task = Task.of(system).sections
+    sections = of_task(system, view, batch_size, workers) if of_task else []
     sections = [*sections, ("Unreadable files", unreadable_files(unreadable))]
     name = system.name or type(system).__name__
     tiles = [tag("div", tag("dt", key.replace("_", " ")), tag("dd", number(value))) for key, value in figures.items()]

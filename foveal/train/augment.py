@@ -22,30 +22,18 @@ from foveal.data.transforms import (
 from foveal.errors import InputError
 from foveal.structures import Batch
 from foveal.system import System
+from foveal.task import Task, registered
 from foveal.train.config import UNSET, TrainConfig
 from foveal.train.teacher import Teacher
-
-# Settings that have something to work on in data of these tasks only: a row of class weights, or objects. As to
-# crop_scale, a crop that does not know of objects may leave none, and object_crop is for them.
-TASKS_OF: dict[str, tuple[str, ...]] = {
-    "mixup": ("classify",),
-    "cutmix": ("classify",),
-    "label_smoothing": ("classify",),
-    "class_weights": ("classify",),
-    "crop_scale": ("classify", "segment", "caption", "generate"),
-    "scale_jitter": ("detect",),
-    "object_crop": ("detect",),
-    "mosaic": ("detect",),
-}
 
 
 def check_settings(config: TrainConfig, dataset: Dataset) -> None:
     """Raise InputError for the first setting that has no effect on data of this task."""
-    for name, tasks in TASKS_OF.items():
-        if getattr(config, name) not in (None, 0, "none", UNSET) and dataset.task not in tasks:
-            raise InputError(
-                f"{name} has no effect on data to {dataset.task}; it is a setting for data to {', '.join(tasks)}"
-            )
+    own = Task.of(dataset).settings
+    for name in sorted(frozenset().union(*(task.settings for task in registered())) - own):
+        if getattr(config, name) not in (None, 0, "none", UNSET):
+            others = ", ".join(task.name for task in registered() if name in task.settings)
+            raise InputError(f"{name} has no effect on data to {dataset.task}; it is a setting for data to {others}")
 
 
 def sample_pipeline(config: TrainConfig, system: System, dataset: Dataset) -> Pipeline:

@@ -1,13 +1,15 @@
 """The values of settings that neither the user nor the recipe of a system sets, and the recipe of fine-tuning.
 
 A system that starts from trained weights needs other settings than one that starts from scratch: rates at which the
-weights are not lost, lower ones for early layers, gentle crops. They are one table for each task here; a family changes
-single entries by `Spec.finetune`.
+weights are not lost, lower ones for early layers, gentle crops. Each task has a table of them (`Task.fine_tuning`);
+a family changes single entries by `Spec.finetune`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
+
+from foveal.task import Task
 
 DEFAULTS: dict[str, Any] = {
     "epochs": 30,
@@ -59,28 +61,11 @@ SCHEDULE_DEFAULTS: dict[str, dict[str, Any]] = {"step": {"milestones": None, "ga
 # What of a system has trained weights: all of it, but perhaps its head; or the system that it is built upon.
 Start = Literal["whole", "base"]
 TUNED = "fine-tuning recipe"  # the origin of its settings
-# For each task, in place of the settings of the family's recipe. Measured by recipes/fine_tuning.py.
-FINE_TUNING: dict[str, dict[str, Any]] = {
-    "classify": {
-        "optimizer": "adamw",
-        "lr": 1e-3,
-        "weight_decay": 0.02,
-        "layer_decay": 0.85,
-        "norm_statistics": "keep",
-        "schedule": "cosine",
-        "warmup": 1.0,
-        "batch_size": 32,
-        "epochs": 10,
-    },
-    "detect": {"optimizer": "adamw", "lr": 2e-4, "schedule": "cosine", "warmup": 0.5, "clip": 10.0, "epochs": 12},
-}
 SAME_OPTIMIZER = 1 / 3  # times the rate of the family's recipe, where that is for the same optimizer
 OTHER_OPTIMIZER = 0.1  # times the rate from scratch, of an optimizer that the user has chosen
 # In place of what the family's recipe has of these, for that is meant for long runs on many images.
 GENTLE: dict[str, Any] = {"crop_scale": (0.5, 1.0), "mixup": 0.0, "cutmix": 0.0}
-# Optimizer steps for which few images are passed more often, but never more than MOST_EPOCHS times.
-FEWEST_STEPS = {"classify": 150, "detect": 600}
-MOST_EPOCHS = 100
+MOST_EPOCHS = 100  # where a task asks for more steps of few images
 OF_OPTIMIZERS = frozenset(name for table in OPTIMIZER_DEFAULTS.values() for name in table)
 
 
@@ -112,7 +97,8 @@ class FineTuning:
         alone, most parts are new, so that the family's rate and number of epochs stay."""
         optimizer = recipe.get("optimizer", DEFAULTS["optimizer"])
         rate = recipe.get("lr", OPTIMIZER_DEFAULTS[optimizer]["lr"])
-        settings = dict(FINE_TUNING.get(task, {"optimizer": optimizer}))
+        of_task = Task.of(task)
+        settings = dict(of_task.fine_tuning or {"optimizer": optimizer})
         if optimizer == settings["optimizer"]:
             settings["lr"] = SAME_OPTIMIZER * rate if start == "whole" else rate
             settings.pop("norm_statistics", None)  # which have to follow weights that move this fast
@@ -120,9 +106,9 @@ class FineTuning:
             settings.pop("epochs", None)
         if "clip" in settings and recipe.get("clip"):
             settings["clip"] = min(recipe["clip"], settings["clip"])
-        if task in FINE_TUNING:
+        if of_task.fine_tuning:
             settings |= {name: value for name, value in GENTLE.items() if recipe.get(name)}
-        return cls({**settings, **own}, (optimizer, rate), FEWEST_STEPS.get(task, 0), images)
+        return cls({**settings, **own}, (optimizer, rate), of_task.fewest_steps, images)
 
     def with_optimizer(self, optimizer: str) -> dict[str, Any]:
         """The settings for a run with this optimizer, which may be the user's choice."""

@@ -17,9 +17,12 @@ from foveal.data.foreign import as_dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
-from foveal.metrics import THOROUGH, Evaluator, evaluator, thorough_evaluator
+from foveal.metrics import Evaluator
+from foveal.metrics.loss import LossEvaluator
 from foveal.progress import SILENT, Silent
+from foveal.structures import Label
 from foveal.system import System, evaluating
+from foveal.task import Task
 from foveal.train.distributed import ALONE, Ranks
 from foveal.train.origin import measured_view
 from foveal.train.parallel import Whole
@@ -54,22 +57,29 @@ def evaluate(
     return measure(system, loader, evaluators=judged(system, dataset, judge)).values
 
 
+def evaluator(system: System) -> Evaluator:
+    """The evaluator for a system: that of its task, or else its own losses."""
+    make = Task.of(system).evaluator
+    return make(system) if make else LossEvaluator(tuple(system.players))
+
+
 def judged(system: System, dataset: Dataset, judge: System | str | None = None) -> Callable[[], Evaluator]:
     """What makes the evaluators that tell all of a system, with the judge that `evaluate` takes."""
-    if system.task not in THOROUGH:
+    thorough = Task.of(system).thorough
+    if thorough is None:
         if judge is not None:
             name = system.name or type(system).__name__
             raise InputError(f"judge has no effect: {name} is a system to {system.task}, and makes no images")
-        return partial(thorough_evaluator, system)
+        return partial(evaluator, system)
     if judge is None:
         known = [name for name in PACKAGED if set(dataset.labels) <= set(variant(name).labels) and available(name)]
         judge = known[0] if dataset.labels and known else None
     found: Any = trained(judge).to(system.device) if isinstance(judge, str) else judge
-    if found is not None and getattr(found, "task", None) != "classify":
+    if found is not None and getattr(found, "task", None) != Label.task:
         name = getattr(found, "name", None) or (judge if isinstance(judge, str) else type(found).__name__)
         what = f"a system to {found.task}" if isinstance(found, System) else "no system"
         raise InputError(f"judge {name} is {what}: take a classifier, or a run of one")
-    return partial(thorough_evaluator, system, found)
+    return partial(thorough, system, found)
 
 
 def evaluation_loader(
@@ -141,7 +151,7 @@ def measure(
 def suited(system: System, dataset: Dataset) -> Dataset:
     """The data as it serves the system's task, in the order of its classes. Raises InputError where it does not."""
     name = system.name or type(system).__name__
-    if system.task not in (dataset.task, "generate"):
+    if system.task != dataset.task and not Task.of(system).any_images:
         raise InputError(f"{name} is a system to {system.task}, but {dataset.source} is data to {dataset.task}")
     serving = dataset.serving(system.task)
     if system.labels and serving.targets is None:

@@ -10,8 +10,8 @@ from foveal.classify.classifier import Scorer
 from foveal.classify.neighbors import Neighbors, NeighborsSpec
 from foveal.data.dataset import Counted
 from foveal.errors import InputError
-from foveal.metrics import CHANCE
 from foveal.system import evaluating
+from foveal.task import Task
 from foveal.train.config import TrainConfig
 from foveal.train.evaluate import evaluation_loader, measure
 from foveal.train.prepare import Phase
@@ -61,8 +61,9 @@ def warnings(
     gentler = f"a lower lr (it was {config.lr:g}), a longer warmup or clip" if config.lr else "other settings"
     val_set = phase.val_loader.dataset if phase.val_loader else None
     lines = []
-    if figures and task in CHANCE and val_set and isinstance(val_set.targets, Counted):
-        reason = CHANCE[task](figures, val_set.class_counts())
+    chance = Task.of(task).chance
+    if figures and chance and val_set and isinstance(val_set.targets, Counted):
+        reason = chance(figures, val_set.class_counts())
         if reason:
             lines.append(f"val {reason}; try {gentler}, more images or epochs, and foveal check for wrong labels")
     losses = [record["train"].get("loss", math.nan) for record in epochs]

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 
 from foveal.build import parts
-from foveal.data.check_classify import only_class
 from foveal.data.dataset import Dataset
 from foveal.data.loader import Loader
 from foveal.data.transforms import Fit, Pipeline
 from foveal.errors import InputError
 from foveal.system import System
+from foveal.task import Task
 from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig
 from foveal.train.defaults import FineTuning, Start
@@ -111,7 +111,7 @@ def check_norms(system: System, origin: str) -> None:
 def training_splits(system: System, dataset: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset | None]:
     """The train and the val view, in the class order of the system; no val view where the data has none. Raises
     InputError for data or settings that do not fit."""
-    if one := only_class(dataset):
+    if one := Task.of(dataset).unfit(dataset):
         raise InputError(one)
     dataset = suited(system, dataset)
     if dataset.split is not None:

@@ -13,6 +13,7 @@ from foveal.data.dataset import Counted, Dataset
 from foveal.data.splits import absent_notes
 from foveal.structures import Batch
 from foveal.system import wait
+from foveal.task import Task
 from foveal.train.depth import learning
 from foveal.train.memory import OPTIMIZER_TENSORS, explain_failure, training_bytes
 from foveal.train.plan import Plan, choose
@@ -95,7 +96,7 @@ def _absent(view: Dataset) -> list[str]:
     if not isinstance(view.targets, Counted):
         return []
     counts = {split: whole.select(split).class_counts() for split in whole.split_counts()}
-    return absent_notes(counts, "object" if view.task == "detect" else "image", 5)
+    return absent_notes(counts, Task.of(view).noun, 5)
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> float:

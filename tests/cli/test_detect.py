@@ -17,7 +17,7 @@ import foveal
 from foveal.data.image import read_image, write_image
 from foveal.data.sources import load_dataset
 from foveal.data.writers import write_voc
-from foveal.report.answers import image_ids
+from foveal.tasks.objects import image_ids
 from tests.cli.conftest import Answer
 from tests.data.annotated import coco, write_json
 from tests.explain.test_objects import GREEN, RED, image
@@ -274,7 +274,7 @@ def test_predict_says_how_many_images_have_pictures(
     works: Callable[..., Answer], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("foveal.report.draw.MOST_SHOWN", 2)
-    monkeypatch.setattr("foveal.report.answers.MOST_SHOWN", 2)
+    monkeypatch.setattr("foveal.tasks.objects.MOST_SHOWN", 2)
     answer = works("predict", "run", photos, "--out", tmp_path / "out")
     count = len(list(photos.iterdir()))
     assert f"the first 2 of {count} images have pictures" in answer.err

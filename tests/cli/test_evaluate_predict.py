@@ -262,7 +262,7 @@ def test_predict_leaves_files(works: Callable[..., Answer], images: Path, shared
 def test_predict_draws_the_first_of_many(
     works: Callable[..., Answer], images: Path, shared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foveal.report.answers.MOST_SHOWN", 4)
+    monkeypatch.setattr("foveal.tasks.label.MOST_SHOWN", 4)
     works("predict", shared_run, images, "--out", tmp_path / "many")
     works("predict", shared_run, *sorted((images / "one").iterdir())[:4], "--out", tmp_path / "few")
     assert (tmp_path / "many/predictions.png").read_bytes() == (tmp_path / "few/predictions.png").read_bytes()

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from foveal.errors import InputError
-from foveal.metrics import coco_map, evaluator, precision_recall, voc_ap
+from foveal.metrics import coco_map, precision_recall, voc_ap
 from foveal.metrics.detect import FIGURES, DetectEvaluator
 from foveal.structures import Batch, Objects
+from foveal.train.evaluate import evaluator
 
 
 def random_set(seed: int) -> tuple[list[Objects], list[Objects], int]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from foveal.report import letters
-from foveal.report.answers import Found, Labels
 from foveal.report.boxes import draw_objects, marks
 from foveal.report.letters import default_font, drawn, font_of
 from foveal.structures import Label, Objects
+from foveal.tasks.label import Labels
+from foveal.tasks.objects import Found
 from tests.toys import Looker
 
 ONE = Objects(torch.tensor([[4.0, 4, 20, 20]]), torch.tensor([1]), torch.tensor([0.9]))

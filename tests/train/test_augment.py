@@ -8,7 +8,8 @@ from foveal.data.dataset import Dataset, ImageArray
 from foveal.data.transforms import Fit, HorizontalFlip, ObjectCrop, ScaleJitter
 from foveal.errors import InputError
 from foveal.structures import Batch, Objects
-from foveal.train.augment import TASKS_OF, BatchAugment, sample_pipeline
+from foveal.task import Task, registered
+from foveal.train.augment import BatchAugment, sample_pipeline
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.prepare import training_loader
 from tests.toys import Detector, small_digits, squares
@@ -30,14 +31,14 @@ def settings(**values: Any) -> TrainConfig:
 
 
 def test_every_setting_of_some_tasks_is_tried_here() -> None:
-    assert set(SETTINGS) == set(TASKS_OF)
+    assert set(SETTINGS) == frozenset().union(*(task.settings for task in registered()))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_without_effect_on_the_data_are_errors(name: str) -> None:
     config = settings(**{name: SETTINGS[name]})
     for data in (small_digits(), squares()):
-        if data.task in TASKS_OF[name]:
+        if name in Task.of(data).settings:
             sample_pipeline(config, Detector(), data)
             BatchAugment(config, data)
             continue
