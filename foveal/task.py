@@ -33,7 +33,7 @@ class Task:
     aim:          (system, prediction, batch, class name or None, number of the object or None) -> an Aim
                   (explain/aim.py), for explanations.
     sections:     (system, view, batch size, workers) -> sections of a report.
-    check:        (dataset, bar) -> Findings (data/findings.py).
+    check:        (dataset, bar, labels that are judged at most) -> Findings (data/findings.py).
     unfit:        (dataset) -> why nothing can be trained on it, or None.
     settings:     those settings of TrainConfig that only some tasks have an effect for, and this one has.
     fine_tuning:  settings of TrainConfig for a run that starts from trained weights, in place of the family's.
@@ -51,7 +51,7 @@ class Task:
     save_measured: Callable[..., Any] | None = None
     aim: Callable[..., Any] | None = None
     sections: Callable[[Any, Any, int, int | None], Any] | None = None
-    check: Callable[[Any, Any], Any] | None = None
+    check: Callable[[Any, Any, int], Any] | None = None
     unfit: Callable[[Any], str | None] = lambda dataset: None
     settings: frozenset[str] = frozenset({"crop_scale"})
     fine_tuning: Mapping[str, Any] = field(default_factory=dict)

@@ -1,16 +1,20 @@
 """What is wrong with data to classify: one class for each image."""
 
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from foveal.data.dataset import Dataset
-from foveal.data.findings import THUMBNAIL, Findings, look
+from foveal.data.findings import IMPLAUSIBLE, Findings, Looks, look
 from foveal.data.splits import absent_notes
+from foveal.data.suspects import LIMIT, Suspect, chosen, copies_of, judge, limited
 from foveal.progress import SILENT, Silent
 
 IMBALANCE = 10.0  # times as many images in the largest class as in the smallest
-NEIGHBOURS = 8  # most similar images that, all of one other class, make a label implausible
+READ_AHEAD = 256  # images in memory
 
 
 @dataclass(frozen=True)
@@ -18,15 +22,15 @@ class ClassifyFindings(Findings):
     """counts are of images.
 
     two_labels:  groups of names with one content and several classes.
-    implausible: name -> its label, and what the images most like it are.
+    implausible: name -> its label and the class that the judge predicts, the most probably wrong first.
     """
 
     two_labels: list[list[str]] = field(default_factory=list, metadata={"title": "one image, several classes"})
-    implausible: dict[str, str] = field(default_factory=dict, metadata={"title": "implausible label"})
+    implausible: dict[str, str] = field(default_factory=dict, metadata={"title": IMPLAUSIBLE})
 
 
-def check(dataset: Dataset, bar: Silent = SILENT) -> ClassifyFindings:
-    """Read every image once and say what is wrong with images, labels and splits."""
+def check(dataset: Dataset, bar: Silent = SILENT, limit: int = LIMIT) -> ClassifyFindings:
+    """Read every image and list the faults of images, labels and splits. limit: the most labels that are judged."""
     counts = {split: dataset.select(split).class_counts() for split in dataset.split_counts()}
     found = ClassifyFindings(counts, notes=_notes(counts))
     if one := only_class(dataset):
@@ -36,12 +40,41 @@ def check(dataset: Dataset, bar: Silent = SILENT) -> ClassifyFindings:
     for copies in seen.copies:
         if len(set(labels[copies])) > 1:
             found.two_labels.append([f"{seen.names[i]} ({dataset.labels[labels[i]]})" for i in copies])
-    for n, other in _implausible(seen.thumbnails, labels[seen.good], found.notes).items():
-        found.implausible[seen.names[seen.good[n]]] = (
-            f"labelled {dataset.labels[labels[seen.good[n]]]}, but the {NEIGHBOURS} images most like it are all "
-            f"{dataset.labels[other]}"
-        )
+    if len(dataset.labels) > 1:
+        _judge_labels(dataset, found, labels, seen, limit, bar)
     return found
+
+
+def _judge_labels(
+    dataset: Dataset, found: ClassifyFindings, labels: np.ndarray, seen: Looks, limit: int, bar: Silent
+) -> None:
+    """Add the suspects and the notes of the judge to the findings."""
+    rows = chosen(labels[seen.good], limit)
+    items = np.array(seen.good, np.int64)[rows]
+    found.notes.extend(limited(len(rows), len(seen.good), "image"))
+    if not len(rows):
+        return
+
+    def pictures(of: Sequence[int]) -> Iterator[Tensor]:
+        with ThreadPoolExecutor() as pool:
+            for part in np.array_split(items[list(of)], max(1, len(of) // READ_AHEAD)):
+                yield from pool.map(dataset.image, part.tolist())
+
+    verdicts, notes = judge(
+        labels[items],
+        dataset.labels,
+        seen.thumbnails[rows],
+        copies_of(len(labels), seen.copies)[items],
+        pictures,
+        "image",
+        bar,
+    )
+    found.notes.extend(notes)
+    for verdict in verdicts:
+        item = int(items[verdict.row])
+        suspect = Suspect.of(verdict, seen.names[item], dataset.labels, int(labels[item]), item)
+        found.suspects.append(suspect)
+        found.implausible[suspect.name] = suspect.describe()
 
 
 def only_class(dataset: Dataset) -> str | None:
@@ -61,21 +94,3 @@ def _notes(counts: dict[str, dict[str, int]]) -> list[str]:
             "--class-weights balanced gives each the same say"
         )
     return notes
-
-
-def _implausible(thumbnails: np.ndarray, labels: np.ndarray, notes: list[str]) -> dict[int, int]:
-    """row -> other class, where all of the NEIGHBOURS images that look most like it are of that other class."""
-    if not NEIGHBOURS < len(labels) <= 50_000:
-        notes.append(f"labels were not judged: that takes more than {NEIGHBOURS} and at most 50,000 images")
-        return {}
-    from sklearn.neighbors import NearestNeighbors
-
-    half = THUMBNAIL // 2
-    rows = thumbnails.reshape(-1, 3, half, 2, half, 2).mean((3, 5)).reshape(len(thumbnails), -1)
-    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS + 1).fit(rows).kneighbors(rows, return_distance=False)
-    around = labels[nearest[:, 1:]]  # the nearest of all is the image itself
-    if (right := float((around[:, 0] == labels).mean())) < 0.8:
-        notes.append(f"labels were not judged: only {right:.0%} of the images look most like one of their own class")
-        return {}
-    agreed = (around == around[:, :1]).all(1) & (around[:, 0] != labels)
-    return {n: int(around[n, 0]) for n in np.flatnonzero(agreed).tolist()}

@@ -1,15 +1,20 @@
 """What is wrong with data to detect: objects in boxes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import Tensor
 
 from foveal.data.dataset import Dataset
 from foveal.data.files import Complaints
-from foveal.data.findings import Findings, look
+from foveal.data.findings import IMPLAUSIBLE, THUMBNAIL, Findings, Looks, look
 from foveal.data.objects import EMPTY, misplaced
 from foveal.data.splits import absent_notes
+from foveal.data.suspects import LIMIT, Suspect, chosen, copies_of, crop, judge, limited
 from foveal.progress import SILENT, Silent
+from foveal.structures import Objects
+from foveal.system import resize
 
 SAME = 0.95  # intersection over union above which two boxes of one class are one object twice
 ROWS = 2**20  # pairs that are compared at once
@@ -27,6 +32,7 @@ class DetectFindings(Findings):
     empty:       boxes without area.
     duplicated:  objects that are there twice.
     implausible: what many boxes have in common and should not.
+    labels:      objects whose label is probably wrong, the most probable first.
     """
 
     images: dict[str, int] = field(default_factory=dict)
@@ -35,6 +41,7 @@ class DetectFindings(Findings):
     empty: list[str] = field(default_factory=list, metadata={"title": "boxes without area"})
     duplicated: list[str] = field(default_factory=list, metadata={"title": "objects that are there twice"})
     implausible: list[str] = field(default_factory=list, metadata={"title": "implausible boxes"})
+    labels: list[str] = field(default_factory=list, metadata={"title": IMPLAUSIBLE})
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         labels = next(iter(self.counts.values()), {})
@@ -61,8 +68,8 @@ class DetectFindings(Findings):
             )
 
 
-def check(dataset: Dataset, bar: Silent = SILENT) -> DetectFindings:
-    """Read every image once and say what is wrong with images, objects and splits."""
+def check(dataset: Dataset, bar: Silent = SILENT, limit: int = LIMIT) -> DetectFindings:
+    """Read every image and list the faults of images, objects and splits. limit: the most labels that are judged."""
     present = dataset.split_counts()
     found = DetectFindings({split: dataset.select(split).class_counts() for split in present}, images=present)
     objects = [dataset.target(index) for index in range(len(dataset))]
@@ -86,7 +93,51 @@ def check(dataset: Dataset, bar: Silent = SILENT) -> DetectFindings:
     if bare:
         found.notes.append(f"{bare} of {len(objects)} images have no objects")
     found.notes.extend(absent_notes(found.counts, "object"))
+    _judge_labels(dataset, found, objects, seen, limit, bar)  # type: ignore[arg-type]
     return found
+
+
+def _judge_labels(
+    dataset: Dataset, found: DetectFindings, objects: Sequence[Objects], seen: Looks, limit: int, bar: Silent
+) -> None:
+    """Judge the classes of objects by what is inside their boxes, and add suspects and notes to the findings."""
+    found.notes.append("the places of boxes were not judged, nor whether an object lacks a box")
+    pairs = [(item, n) for item in seen.good for n in _single(objects[item])]
+    labels = np.array([int(objects[item].labels[n]) for item, n in pairs], np.int64)
+    rows = chosen(labels, limit if len(dataset.labels) > 1 else 0)
+    if len(dataset.labels) > 1:
+        found.notes.extend(limited(len(rows), len(pairs), "object"))
+    if not len(rows):
+        return
+
+    def crops(of: Sequence[int]) -> Iterator[Tensor]:
+        open_item, image = -1, None
+        for row in of:
+            item, n = pairs[rows[row]]
+            if item != open_item:  # rows are in the order of images
+                open_item, image = item, dataset.image(item)
+            assert image is not None
+            yield crop(image, objects[item].boxes[n])
+
+    thumbnails = [
+        resize(one.contiguous(), (THUMBNAIL, THUMBNAIL)).numpy().reshape(-1)
+        for one in bar.track(crops(range(len(rows))), "looking at objects", len(rows))
+    ]
+    groups = copies_of(len(objects), seen.copies)[[pairs[row][0] for row in rows]]
+    verdicts, notes = judge(labels[rows], dataset.labels, np.stack(thumbnails), groups, crops, "object", bar)
+    found.notes.extend(notes)
+    for verdict in verdicts:
+        row = rows[verdict.row]
+        item, n = pairs[row]
+        box = objects[item].boxes[n].tolist()
+        suspect = Suspect.of(verdict, seen.names[item], dataset.labels, int(labels[row]), item, n + 1, box)
+        found.suspects.append(suspect)
+        found.labels.append(f"{suspect.name}: {suspect.describe()}")
+
+
+def _single(one: Objects) -> list[int]:
+    """The objects that are no crowds."""
+    return [n for n in range(len(one)) if one.crowd is None or not one.crowd[n]]
 
 
 def repeated(boxes: np.ndarray, labels: np.ndarray) -> dict[int, int]:

@@ -11,10 +11,12 @@ from foveal.data.dataset import SPLITS, Dataset, ImageFiles
 from foveal.data.files import Complaints
 from foveal.data.image import ImageError, Traits, image_traits
 from foveal.data.splits import content_position
+from foveal.data.suspects import Suspect
 from foveal.data.traits import traits_notes
 from foveal.progress import SILENT, Silent
 from foveal.system import resize
 
+IMPLAUSIBLE = "implausible label"  # the title of a group of faults
 THUMBNAIL = 16  # pixels a side of what images are compared by
 NEAR = 3.0  # mean difference of two thumbnails, of 255, up to which one image is a near copy of the other
 FLAT = 2.0  # standard deviation of a thumbnail below which it shows nothing to compare
@@ -36,6 +38,7 @@ class Findings:
     odd_sizes:   name -> what is odd.
     odd_modes:   name -> what its pixels are, where few are so; no fault, since all become plain colour.
     notes:       what concerns the whole.
+    suspects:    the labels that are probably wrong, most probably first; a group of each task lists them as faults.
     """
 
     counts: dict[str, dict[str, int]]
@@ -46,6 +49,7 @@ class Findings:
     odd_sizes: dict[str, str] = field(default_factory=dict, metadata={"title": "odd size"})
     odd_modes: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    suspects: list[Suspect] = field(default_factory=list)
 
     def groups(self) -> Iterator[tuple[str, list[str]]]:
         """Title and lines of each group of faults."""

@@ -40,7 +40,7 @@ def test_evaluate(works: Callable[..., Answer], stages: list[object], shared_run
 
 def test_check(call: Callable[..., Answer], stages: list[object], shared_images: Path) -> None:
     call("check", shared_images)
-    assert stages == [("reading", None), ("looking", 60), ("comparing", None)]
+    assert stages == [("reading", None), ("looking", 60), ("comparing", None), ("judging", None)]
 
 
 def test_train(works: Callable[..., Answer], stages: list[object], shared_images: Path, tmp_path: Path) -> None:
