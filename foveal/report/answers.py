@@ -17,12 +17,12 @@ from foveal.task import Task, registered
 class Answers(Protocol):
     """What is told of the predictions of one task, one after another.
 
-    option:   the option of `foveal predict` that this task has, and others have not.
+    option:   the option of `foveal predict` that this task has, and others have not; None where it has none.
     headings: of the table.
     style:    how objects are drawn; None where none are.
     """
 
-    option: ClassVar[str]
+    option: ClassVar[str | None]
     headings: ClassVar[tuple[str, ...]]
     style: Style | None
 
@@ -81,8 +81,9 @@ def answers(system: System, folder: Path | None, settings: dict[str, Any], style
         raise InputError(f"{name} is a system to {system.task}; predict tells the answers of systems to {able}")
     for option, value in settings.items():
         if value is not None and option != kind.option:
-            raise InputError(f"{option} has no effect: {name} is a system to {system.task}, which takes {kind.option}")
-    told: Answers = kind(system, folder, settings[kind.option])
+            takes = f", which takes {kind.option}" if kind.option else ""
+            raise InputError(f"{option} has no effect: {name} is a system to {system.task}{takes}")
+    told: Answers = kind(system, folder, settings.get(kind.option))
     if style is not None:
         if told.style is None or folder is None:
             raise InputError("line_width and labels have no effect: they are of pictures of objects, in --out")
