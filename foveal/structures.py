@@ -249,6 +249,7 @@ class Batch:
     indices: (B,) int64, which items of the data set these are.
     affines: (B, 2, 3) float, from pixels of each original image to pixels of this one.
     sizes:   (B, 2) int64, height and width of each original image.
+    step:    number of the training step, counted from 0; 0 outside of training.
 
     Raises InputError where some images have a target and others none.
     """
@@ -258,6 +259,7 @@ class Batch:
     indices: Tensor
     affines: Tensor
     sizes: Tensor
+    step: int = 0
 
     def __post_init__(self) -> None:
         if self.targets and len(self.targets) != len(self.images):
@@ -296,11 +298,11 @@ class Batch:
 
     def first(self, count: int) -> "Batch":
         """The first images alone."""
-        return Batch(*(value[:count] for value in vars(self).values()))
+        return replace(self, **{name: value[:count] for name, value in vars(self).items() if name != "step"})
 
     def __reduce__(self) -> tuple[Callable[..., "Batch"], tuple[Any, ...]]:
         # Between processes and devices a batch is a handful of flat tensors, not one for each field of each target.
-        return _unpack, (self.images, _pack(self.targets), self.indices, self.affines, self.sizes)
+        return _unpack, (self.images, _pack(self.targets), self.indices, self.affines, self.sizes, self.step)
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -327,9 +329,9 @@ def _pack(targets: Sequence[Target]) -> tuple[type, dict[str, tuple[Any, list[to
     return type(targets[0]), columns
 
 
-def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes: Tensor) -> Batch:
+def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes: Tensor, step: int) -> Batch:
     if packed is None:
-        return Batch(images, (), indices, affines, sizes)
+        return Batch(images, (), indices, affines, sizes, step)
     kind, columns = packed
     parts = {}
     for name, (row, shapes) in columns.items():
@@ -339,7 +341,7 @@ def _unpack(images: Tensor, packed: Any, indices: Tensor, affines: Tensor, sizes
         pieces = iter(row.split([shape.numel() for shape in shapes if shape is not None]))
         parts[name] = [None if shape is None else next(pieces).view(shape) for shape in shapes]
     targets = tuple(kind(**{name: values[i] for name, values in parts.items()}) for i in range(len(images)))
-    return Batch(images, targets, indices, affines, sizes)
+    return Batch(images, targets, indices, affines, sizes, step)
 
 
 def _map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -160,6 +160,52 @@ class Spec:
         return {"preprocess": largest.preprocess, "labels": self.labels or parts[0].labels}
 
 
+@dataclass(frozen=True)
+class Player:
+    """A module that one optimizer trains, and how its optimisation differs from the settings of the run.
+
+    module: whose parameters are optimised.
+    lr:     factor on the learning rate, above 0.
+    betas:  factors on the two betas of adam and adamw; None: the run's own.
+    every:  it is updated in steps 0, every, 2 every ... alone.
+    parts:  name of a module within `module` -> factor on top of `lr` for its parameters; of two that overlap the later
+            one holds. L-BFGS, which has one learning rate, takes `lr` alone.
+
+    Raises InputError for numbers out of range and names of no module.
+    """
+
+    module: nn.Module
+    lr: float = 1.0
+    betas: tuple[float, float] | None = None
+    every: int = 1
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or min((self.lr, *self.parts.values(), *(self.betas or ()))) <= 0:
+            raise InputError("a player's every is at least 1, and its factors are above 0")
+        if unknown := [name for name in self.parts if name not in dict(self.module.named_modules())]:
+            raise InputError(f"a player has no part {unknown[0]!r}")
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those of the module."""
+        return self.module.named_parameters()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the module."""
+        return self.module.parameters()
+
+    def settings(self) -> dict[str, Any]:
+        """All but the module, as JSON."""
+        return {name: value for name, value in vars(self).items() if name != "module"} | {"parts": dict(self.parts)}
+
+    def rates(self) -> dict[nn.Parameter, float]:
+        """The factor on the learning rate of each parameter."""
+        rates = dict.fromkeys(self.parameters(), self.lr)
+        for name, factor in self.parts.items():
+            rates |= dict.fromkeys(self.module.get_submodule(name).parameters(), self.lr * factor)
+        return rates
+
+
 class System(nn.Module):
     """A network, or a rule, with its loss, its class names and its preprocessing.
 
@@ -211,10 +257,10 @@ class System(nn.Module):
         return self.spec.preprocess
 
     @property
-    def players(self) -> dict[str, nn.Module]:
+    def players(self) -> dict[str, Player]:
         """Who is optimised in turn within a step, each by an optimizer of its own: one, several in adversarial systems,
         none where the system has its own `fit`."""
-        return {} if self.can("fit") else {"system": self}
+        return {} if self.can("fit") else {"system": Player(self)}
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, channels, H, W) with the mean removed, in units of the standard deviation."""
@@ -229,7 +275,9 @@ class System(nn.Module):
         return self.labels.index(label)
 
     def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
-        """The terms of the objective that `player` minimises, each a scalar; the total is their sum."""
+        """The terms of the objective that `player` minimises, each a scalar; the total is their sum.
+
+        A term that is computed in some steps only is left out of the others; `batch.step` numbers them."""
         raise self._cannot("be trained by gradient")
 
     def fit(self, data: Iterable[Batch]) -> None:

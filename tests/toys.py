@@ -12,7 +12,7 @@ from foveal.classify.classifier import Scorer
 from foveal.data.dataset import Dataset, ImageArray, LabelColumn
 from foveal.detect import detector
 from foveal.structures import Batch, Caption, Objects, Picture
-from foveal.system import Preprocess, Spec, System
+from foveal.system import Player, Preprocess, Spec, System
 
 RECIPE = {"epochs": 4, "batch_size": 8, "lr": 0.01}
 FIT = Preprocess((24, 24), "fit", 1.0, (0.0,) * 3, (1.0,) * 3)
@@ -106,8 +106,8 @@ class Gan(System):
         self.discriminator = nn.Sequential(nn.Linear(192, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
 
     @property
-    def players(self) -> dict[str, nn.Module]:
-        return {"discriminator": self.discriminator, "generator": self.generator}
+    def players(self) -> dict[str, Player]:
+        return {"discriminator": Player(self.discriminator), "generator": Player(self.generator)}
 
     def forward(self, images: Tensor) -> Tensor:
         return self.discriminator(self.normalize(images).flatten(1))[:, 0]

@@ -8,7 +8,7 @@ arXiv:2005.12872. Objects are a set that is answered at once: no anchors on a gr
 Queries and true objects are paired so that the sum of their costs is least (the Hungarian method, equation 1), each
 query learns its object or that there is none (equation 2), and so do the answers after every layer of the decoder.
 
-Departs from the paper: one learning rate for all, where the paper's backbone has a tenth of it.
+The backbone, which starts from trained weights, learns at a tenth of the rate of the rest.
 
 Queries take long to find out where to look. With `anchored` they are given boxes to begin with, which the places of the
 image propose (the two stages of Zhu et al. 2020, Deformable DETR, arXiv:2010.04159): each token answers by itself, and
@@ -38,7 +38,7 @@ from foveal.ops.boxes import cxcywh_to_xyxy, giou, xyxy_to_cxcywh
 from foveal.ops.matching import assign
 from foveal.ops.positions import box_code, grid_places
 from foveal.structures import Batch
-from foveal.system import Preprocess
+from foveal.system import Player, Preprocess
 
 SIDE = 0.25  # of the box, in parts of the image, that each place corrects to propose one
 MARGIN = 0.05  # what a query sees around its box, however small that is
@@ -62,6 +62,7 @@ class DETRSpec(DetectorSpec):
                    decoder looks around them and corrects them.
     proposals:     of how many places each object is to be proposed, where they are anchored.
     dilated:       the last stage of a ResNet keeps the size of its maps (DC5 of the paper).
+    backbone_lr:   factor on the learning rate of the backbone; 1 suits one that starts from random weights.
     overlap_loss:  as box_loss, of the term beside it. The cost of a pair is L1 and GIoU whatever both are.
     """
 
@@ -79,14 +80,15 @@ class DETRSpec(DetectorSpec):
     dilated: bool = False
     box_loss: BoxLossName = field(default="l1", kw_only=True)
     overlap_loss: BoxLossName = "giou"
+    backbone_lr: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("hidden", "decoder_depth", "queries", "proposals"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
-        if self.encoder_depth < 0 or self.no_object <= 0 or self.class_weight <= 0:
-            raise InputError("encoder_depth is at least 0, no_object and class_weight are above 0")
+        if self.encoder_depth < 0 or min(self.no_object, self.class_weight, self.backbone_lr) <= 0:
+            raise InputError("encoder_depth is at least 0, no_object, class_weight and backbone_lr are above 0")
         if self.width % 4:
             raise InputError(f"width must be a multiple of 4, for sines and cosines of x and y, not {self.width}")
         check_heads(self.width, self.heads)
@@ -205,6 +207,10 @@ class DETR(Detector):
         self.norm = nn.LayerNorm(spec.width)
         self.classifier = nn.Linear(spec.width, len(spec.labels) + 1)
         self.box = box_mlp(spec.width, spec.width, 4, 3)
+
+    @property
+    def players(self) -> dict[str, Player]:
+        return {"system": Player(self, parts={"backbone": self.spec.backbone_lr})}
 
     def forward(self, images: Tensor, shown: Tensor | None = None) -> Answers:
         """shown: (B, H, W) bool, which pixels are no padding; without it, all."""
@@ -350,6 +356,7 @@ VARIANTS = {
         dropout=0.0,
         class_weight=3.0,
         anchored=True,
+        backbone_lr=1.0,
         **ALL,
     ),
 }

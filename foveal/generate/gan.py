@@ -12,7 +12,6 @@ adds to its score of the last features h the product e_y . h (Miyato and Koyama 
 
 Here both players are fully connected. Departs from the paper: D has leaky relus instead of maxout units, noise is
 normal instead of uniform, and G learns by the non-saturating objective, which the paper advises, unless told otherwise.
-Departs from Gulrajani et al. 2017, who let D learn five times as often: here both learn once a step.
 """
 
 from collections import OrderedDict
@@ -29,7 +28,7 @@ from foveal.errors import InputError, check_drop
 from foveal.generate.generator import Generator, GeneratorSpec
 from foveal.losses.adversarial import OBJECTIVES, Objective, gradient_penalty, r1_penalty
 from foveal.structures import Batch
-from foveal.system import Preprocess, evaluating
+from foveal.system import Player, Preprocess, evaluating
 
 CHUNK = 256  # images that are made together
 SLOPE = 0.2  # of leaky relus below zero
@@ -43,16 +42,21 @@ class AdversarialSpec(GeneratorSpec):
     penalty:        on the slope of the discriminator: "none"; "r1", which wants it flat at real images; "gradient",
                     which wants a slope of one between real and made ones (WGAN-GP).
     penalty_weight: of the penalty in the discriminator's loss; by default 10, as in the papers of both.
+    generator_every: the generator is updated in every so many-th step, the discriminator in each. Gulrajani et al. 2017
+                    (WGAN-GP) take 5.
     """
 
     latent: int = 100
     objective: Objective = "nonsaturating"
     penalty: Literal["none", "r1", "gradient"] = "none"
     penalty_weight: float | None = None
+    generator_every: int = 1
 
     def __post_init__(self) -> None:
         if self.latent < 1:
             raise InputError(f"latent must be at least 1, not {self.latent}")
+        if self.generator_every < 1:
+            raise InputError(f"generator_every must be at least 1, not {self.generator_every}")
         if self.objective == "wasserstein" and self.penalty == "none":
             raise InputError("wasserstein bounds no score: it needs a penalty, such as gradient")
         if self.penalty_weight is not None:
@@ -126,8 +130,11 @@ class Adversarial(Generator):
         raise NotImplementedError
 
     @property
-    def players(self) -> dict[str, nn.Module]:
-        return {"discriminator": self.discriminator, "generator": self.generator}
+    def players(self) -> dict[str, Player]:
+        return {
+            "discriminator": Player(self.discriminator),
+            "generator": Player(self.generator, every=self.spec.generator_every),
+        }
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores (B,) of the discriminator, without what it makes of the class."""

@@ -3,10 +3,11 @@ arXiv:2006.11239, appendix B; the shape is that of Ronneberger et al. 2015, arXi
 
 Levels of residual blocks go down to smaller maps and up again, and on the way up each block also sees what the block
 opposite to it made on the way down. At some levels, and at the bottom, each place of the map also looks at all others.
-Every block is told the time, as a code of waves that a small mlp has gone over, and the class, if there is one.
+Every block gets a code of the time, sines and cosines that a small mlp transforms, to which a condition (condition.py)
+adds its embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from foveal.errors import InputError, check_drop
+from foveal.generate.condition import Condition
 from foveal.nn.attention import Attention
 from foveal.ops.positions import time_code
 
@@ -98,7 +100,7 @@ class UNet(nn.Module):
     Levels are `down1` ... `downN`, each at half the size of the one before, and `upN` ... `up1` opposite to them.
 
     channels:   of the image.
-    classes:    how many rows there are in a table of codes that are added to the code of the time; 0 for no such table.
+    condition:  takes the width of the code of the time and gives the layer that adds the condition to it.
     width:      channels of the first level.
     multiples:  the channels of each level as multiples of `width`.
     blocks:     residual blocks in each level on the way down; there is one more on the way up.
@@ -119,7 +121,7 @@ class UNet(nn.Module):
         self,
         channels: int,
         *,
-        classes: int = 0,
+        condition: Callable[[int], Condition] = Condition,
         width: int = 128,
         multiples: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 2,
@@ -144,7 +146,7 @@ class UNet(nn.Module):
         self.time1 = nn.Linear(width, code)
         self.time_silu = nn.SiLU()
         self.time2 = nn.Linear(code, code)
-        self.classes = nn.Embedding(classes, code) if classes else None
+        self.classes = condition(code)
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
         now, left = width, [width]  # channels here, and of each map that the way up will see again
         self.levels = range(1, len(multiples) + 1)
@@ -184,15 +186,13 @@ class UNet(nn.Module):
             if (end := ends.get(type(module))) is not None:
                 nn.init.zeros_(module.get_parameter(f"{end}.weight"))
 
-    def forward(self, x: Tensor, time: Tensor, classes: Tensor | None = None) -> Tensor:
-        """Images (B, C, H, W), times (B,) and, where there is a table of classes, rows of it (B,) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, time: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W), times (B,) and the rows of the condition -> (B, C, H, W)."""
         # In float32 whatever the type of the weights, as in what published ones were trained with.
         waves = time_code(time.float(), self.width, shift=int(self.paper))
         if not self.paper:
             waves = waves.roll(self.width // 2, -1)  # cosines first
-        code = self.time2(self.time_silu(self.time1(waves.to(x))))
-        if self.classes is not None:
-            code = code + self.classes(classes)
+        code = self.classes(self.time2(self.time_silu(self.time1(waves.to(x)))), rows)
         x = self.conv_in(x)
         seen = [x]
         for level in self.levels:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from foveal.classify.labels import DIGITS
@@ -25,7 +25,7 @@ from foveal.generate.generator import Generator, GeneratorSpec, Trace
 from foveal.generate.pixelcnn import check_network
 from foveal.generate.vqvae import VQVAE
 from foveal.structures import Batch
-from foveal.system import System, evaluating, resize, shown
+from foveal.system import Player, System, evaluating, resize, shown
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class VQVAEPrior(Generator):
         )
 
     @property
-    def players(self) -> dict[str, nn.Module]:
-        return {"system": self.network}
+    def players(self) -> dict[str, Player]:
+        return {"system": Player(self.network)}
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

@@ -1,4 +1,4 @@
-"""Diffusion: how noise takes the place of an image step by step, and the steps back.
+"""Diffusion: how noise takes the place of an image step by step, the steps back, and the solvers that chain them.
 
     q(x_t | x_0) = N(a_t^0.5 x_0, (1 - a_t) I),   a_t = (1 - beta_0) (1 - beta_1) ... (1 - beta_t)
 
@@ -8,19 +8,31 @@ with a bar; after Sohl-Dickstein et al. 2015, arXiv:1503.03585. Times count from
 A step goes from x at a time t to an earlier time s, which need not be the one before. It takes a_t and a_s, float64 and
 of no dimension, and what is known or estimated of x_0, `clean`; tensors of images are (B, ...) of any type and shape.
 
+A solver is a function of any `denoise(x, t)`, which estimates x_0 from x at the time t. It yields x after each step;
+the last one goes to x_0:
+
+    x:     (B, ...), standard normal noise.
+    a:     (T,), as `kept` gives.
+    times: falling, as `chosen_times` gives: the times at which `denoise` is evaluated.
+    draw:  gives standard normal noise of the shape of x, for each step that is random.
+
 At both ends the limit is taken. Without noise, a = 1, x is x_0, and the noise in it counts as zero; a step between two
 times with the same a leaves x as it is. InputError for other shapes, and where nothing of x_0 is left, a = 0, and it is
 to be computed from x_t.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError
 from foveal.ops.checks import check
+
+Denoise = Callable[[Tensor, int], Tensor]
+Draw = Callable[[], Tensor]
 
 LARGEST = 0.999  # share of the variance that one step may take away
 
@@ -154,6 +166,47 @@ def dpm_step(
         r = (_log_signal(a) - _log_signal(earlier[1])) / h
         clean = clean + (clean - earlier[0]) / (2 * r)
     return ddim_step(x, clean, a, before) if noise is None else ancestral_step(x, clean, a, before, noise)
+
+
+def ancestral(
+    denoise: Denoise, x: Tensor, a: Tensor, times: Tensor, draw: Draw, *, large: bool = False
+) -> Iterator[Tensor]:
+    """The chain of `ancestral_step`. large: see there."""
+    for time, now, before in _course(a, times):
+        clean = denoise(x, time)
+        x = ancestral_step(x, clean, now, before, draw(), large=large)
+        yield x
+
+
+def ddim(denoise: Denoise, x: Tensor, a: Tensor, times: Tensor, draw: Draw) -> Iterator[Tensor]:
+    """The chain of `ddim_step` without noise."""
+    for time, now, before in _course(a, times):
+        x = ddim_step(x, denoise(x, time), now, before)
+        yield x
+
+
+def dpm(denoise: Denoise, x: Tensor, a: Tensor, times: Tensor, draw: Draw, *, drawn: bool = False) -> Iterator[Tensor]:
+    """The chain of `dpm_step`. drawn: with noise."""
+    earlier = None
+    for time, now, before in _course(a, times):
+        clean = denoise(x, time)
+        x = dpm_step(x, clean, now, before, earlier, draw() if drawn else None)
+        earlier = clean, now
+        yield x
+
+
+SOLVERS: dict[str, Callable[..., Iterator[Tensor]]] = {
+    "ddpm": ancestral,
+    "ddim": ddim,
+    "dpm": dpm,
+    "dpm_sde": partial(dpm, drawn=True),
+}
+
+
+def _course(a: Tensor, times: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Each time with its `a` and that of the next one, which is 1 after the last."""
+    shares = torch.cat([a[times], a.new_ones(1)])
+    yield from zip(times.tolist(), shares[:-1], shares[1:], strict=True)
 
 
 def _log_signal(a: Tensor) -> Tensor:

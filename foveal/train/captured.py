@@ -5,13 +5,14 @@ The structure that is expected comes from the running objects themselves, not fr
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from foveal.errors import InputError
 from foveal.schema import check
+from foveal.system import Player
 from foveal.train.config import TrainConfig
 from foveal.train.optim import build_optimizer
 from foveal.train.plan import DTYPES, Plan
@@ -54,6 +55,25 @@ def check_tree(tree: Any, state: "State") -> None:
             _alike(random["device"], torch.cuda.get_rng_state(state.system.device).cpu(), place)
 
 
+def saved_players(tree: Any, players: Mapping[str, Player]) -> dict[str, Player]:
+    """The players with their settings in a tree of `State.capture`; the defaults where an older foveal wrote it, which
+    had none. Raises InputError for settings of another type, range or player."""
+    _keys(tree, (), "state")
+    saved = tree.get("players", {name: {} for name in players})
+    _keys(saved, players, "players")
+    hints, found = get_type_hints(Player), {}
+    for name, player in players.items():
+        place = f"players.{name}"
+        _keys(saved[name], (), place)
+        if unknown := sorted(saved[name].keys() - player.settings().keys()):
+            raise InputError(f"{place} has no {unknown[0]!r}")
+        for setting, value in saved[name].items():
+            check(value, hints[setting], f"{place}.{setting}")
+        betas = saved[name].get("betas")
+        found[name] = Player(player.module, **{**saved[name], "betas": betas and tuple(betas)})
+    return found
+
+
 def fitting_optimizer_state(saved: Any, optimizer: torch.optim.Optimizer, config: TrainConfig) -> dict[str, Any]:
     """The state_dict of an optimizer from one in a file: its tensors, and of the groups the learning rates.
 
@@ -93,7 +113,7 @@ def _example(config: TrainConfig) -> dict[str, Any]:
     """What the optimizer of a configuration keeps for a parameter of SHAPE after a few steps."""
     parameter = nn.Parameter(torch.ones(SHAPE))
     weights = torch.arange(1.0, 7.0).view(SHAPE)
-    optimizer = build_optimizer(nn.ParameterList([parameter]), replace(config, layer_decay=None))
+    optimizer = build_optimizer(Player(nn.ParameterList([parameter])), replace(config, layer_decay=None))
 
     def closure() -> Tensor:
         optimizer.zero_grad()

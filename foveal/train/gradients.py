@@ -1,6 +1,7 @@
 """Is the analytic gradient right? Compare it with differences of the loss."""
 
 import copy
+from dataclasses import replace
 
 import torch
 
@@ -23,7 +24,7 @@ def check_gradients(
     Raises InputError where a parameter gets no gradient at all.
     """
     system = copy.deepcopy(system).double().eval()
-    batch = Batch(batch.float().images.double(), batch.targets, batch.indices, batch.affines, batch.sizes)
+    batch = replace(batch, images=batch.float().images.double())
     draw = torch.Generator().manual_seed(seed)
 
     def loss() -> torch.Tensor:

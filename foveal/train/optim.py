@@ -5,30 +5,39 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.system import Player
 from foveal.train.config import TrainConfig
 from foveal.train.depth import layers
 
 
-def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(player: Player, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimizer of one player. Biases and norm parameters, all of one dimension, are not decayed.
 
-    With `layer_decay` d the l-th of L layers learns at the rate lr d^(L - l).
+    With `layer_decay` d the l-th of L layers learns at the rate lr d^(L - l), times the player's factor. Raises
+    InputError where no parameter takes a gradient, and for betas that the player's factors bring to 1 or more.
     """
     parameters = [parameter for parameter in player.parameters() if parameter.requires_grad]
     if not parameters:
         raise InputError("there is nothing to train: no parameter takes a gradient")
-    lr, weight_decay = config.lr, config.weight_decay or 0.0
-    deep = layers(player) if config.layer_decay else [list(player.parameters())]
+    lr, weight_decay, rates = config.lr * player.lr, config.weight_decay or 0.0, player.rates()
+    deep = layers(player.module) if config.layer_decay else [list(player.parameters())]
     groups: list[dict[str, Any]] = []
     for number, layer in enumerate(deep, 1):
-        rate = lr * (config.layer_decay or 1.0) ** (len(deep) - number)
         learning = [parameter for parameter in layer if parameter.requires_grad]
-        groups.append({"params": [p for p in learning if p.ndim > 1], "lr": rate, "weight_decay": weight_decay})
-        groups.append({"params": [p for p in learning if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
+        for factor in dict.fromkeys(rates[parameter] for parameter in learning):
+            rate = config.lr * factor * (config.layer_decay or 1.0) ** (len(deep) - number)
+            alike = [parameter for parameter in learning if rates[parameter] == factor]
+            groups.append({"params": [p for p in alike if p.ndim > 1], "lr": rate, "weight_decay": weight_decay})
+            groups.append({"params": [p for p in alike if p.ndim <= 1], "lr": rate, "weight_decay": 0.0})
     groups = [group for group in groups if group["params"]]
+    betas = config.betas
+    if betas and player.betas:
+        betas = betas[0] * player.betas[0], betas[1] * player.betas[1]
+        if max(betas) >= 1:
+            raise InputError(f"betas {config.betas} become {betas} by the factors of a player: set lower ones")
     match config.optimizer:
         case "sgd":
             return torch.optim.SGD(groups, lr, momentum=config.momentum, nesterov=config.nesterov)
@@ -37,9 +46,9 @@ def build_optimizer(player: nn.Module, config: TrainConfig) -> torch.optim.Optim
         case "rmsprop":
             return torch.optim.RMSprop(groups, lr, alpha=config.decay, momentum=config.momentum)
         case "adam":
-            return torch.optim.Adam(groups, lr, betas=config.betas)
+            return torch.optim.Adam(groups, lr, betas=betas)
         case "adamw":
-            return torch.optim.AdamW(groups, lr, betas=config.betas)
+            return torch.optim.AdamW(groups, lr, betas=betas)
         case _:
             return torch.optim.LBFGS(parameters, lr, line_search_fn="strong_wolfe")
 

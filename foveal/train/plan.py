@@ -70,9 +70,9 @@ class Plan:
             if type(module) in (nn.Conv2d, TapConv2d):
                 module.__class__ = TapConv2d if by_taps else nn.Conv2d
         for player in system.players.values():
-            player._compiled_call_impl = None  # what nn.Module.compile sets
+            player.module._compiled_call_impl = None  # what nn.Module.compile sets
             if self.compile:
-                player.compile()
+                player.module.compile()
 
     def batch(self, batch: Batch, device: torch.device) -> Batch:
         """A batch from the loader as this plan wants it."""

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from foveal.errors import InputError
-from foveal.schema import Count, check
+from foveal.schema import Between, Count, check
 from foveal.system import System
-from foveal.train.captured import SCHEDULE, check_tree, fitting_optimizer_state
+from foveal.train.captured import SCHEDULE, check_tree, fitting_optimizer_state, saved_players
 from foveal.train.checkpoint import flatten, unflatten
 from foveal.train.config import TrainConfig
 from foveal.train.distributed import ALONE, Ranks
@@ -31,6 +31,7 @@ class Progress:
     epoch, batch: the epoch of it under way and how many of its batches are done.
     step:         optimizer steps done in the phase.
     totals:       sums of each loss term over the steps of the epoch under way, and their number as "steps".
+    counts:       in how many of these steps each term was; players may rest, and losses leave terms out.
     skipped:      steps left out because their loss was not finite.
     best, best_epoch: the highest rank so far; None before the first evaluation.
     kept:         rank and number of the best epochs, best first.
@@ -42,6 +43,7 @@ class Progress:
     batch: Count = 0
     step: Count = 0
     totals: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, Annotated[int, Between(1)]] = field(default_factory=dict)
     skipped: Count = 0
     best: list[float] | None = None
     best_epoch: Count = 0
@@ -54,6 +56,9 @@ class Progress:
 
     def add(self, terms: Mapping[str, float] | None, batches: int) -> None:
         """One step more, over so many batches; without terms it was left out."""
+        for name in terms or ():  # a run that was saved before there were counts had each term in every step
+            before = self.totals["steps"] if name in self.totals else 0
+            self.counts[name] = self.counts.get(name, int(before)) + 1
         for name, value in (*terms.items(), ("steps", 1)) if terms else ():
             self.totals[name] = self.totals.get(name, 0) + value
         self.skipped += terms is None
@@ -61,12 +66,13 @@ class Progress:
         self.step += 1
 
     def means(self) -> dict[str, float]:
-        """Each loss term, mean over the steps of the epoch under way."""
-        return {name: total / self.totals["steps"] for name, total in self.totals.items() if name != "steps"}
+        """Each loss term, mean over those steps of the epoch under way that it was in."""
+        steps = self.totals.get("steps", 0)
+        return {n: total / self.counts.get(n, steps) for n, total in self.totals.items() if n != "steps"}
 
     def close_epoch(self, rank: Sequence[float]) -> bool:
         """Count the epoch as done; whether it is the best so far: of the highest rank, without ranks the latest."""
-        self.epoch, self.batch, self.totals = self.epoch + 1, 0, {}
+        self.epoch, self.batch, self.totals, self.counts = self.epoch + 1, 0, {}, {}
         if rank and self.best is not None and list(rank) <= self.best:
             return False
         self.best, self.best_epoch = list(rank), self.epoch
@@ -134,22 +140,23 @@ class State:
     ) -> None:
         self.ranks, self.parallel = ranks, spread(system, ranks, device, config.shard)
         self.system, self.config = self.parallel.system, config
-        self.plan = Plan.of(config)
+        self.plan, self.players = Plan.of(config), self.system.players
         self.statistics: list[Tensor] = []
         self.begin(schedule, Progress())
 
     def begin(self, schedule: Callable[[int], float], progress: Progress) -> None:
         """Stand before the first step, with the weights that the system has."""
         self.progress, self.schedule = progress, schedule
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.schedules: dict[str, torch.optim.lr_scheduler.LambdaLR] = {}
-        for name, player in self.system.players.items():
-            self.optimizers[name] = build_optimizer(player, self.config)
-            self.schedules[name] = torch.optim.lr_scheduler.LambdaLR(self.optimizers[name], schedule)
+        self._build_optimizers()
         self.scaler = torch.amp.GradScaler(self.system.device.type, enabled=self.plan.precision == "float16")
         self.average: dict[str, Tensor] | None = None
         if self.config.ema is not None:
             self.average = {name: value.detach().clone() for name, value in _floats(self.system)}
+
+    def _build_optimizers(self) -> None:
+        self.optimizers = {name: build_optimizer(player, self.config) for name, player in self.players.items()}
+        schedules = [(n, torch.optim.lr_scheduler.LambdaLR(o, self.schedule)) for n, o in self.optimizers.items()]
+        self.schedules = dict(schedules)
 
     def follow(self, plan: Plan) -> None:
         """Run the steps from now on by this plan."""
@@ -168,7 +175,8 @@ class State:
 
     def learning_rate(self) -> float | None:
         """Of the last step, in the layer that learns fastest; None where nothing is optimised."""
-        return self.config.lr * self.schedule(max(0, self.progress.step - 1)) if self.optimizers else None
+        rates = [group["initial_lr"] for optimizer in self.optimizers.values() for group in optimizer.param_groups]
+        return max(rates) * self.schedule(max(0, self.progress.step - 1)) if rates else None
 
     def update_average(self) -> None:
         """average <- decay * average + (1 - decay) * weights, for parameters and running statistics.
@@ -206,6 +214,7 @@ class State:
         )
         tree = {
             "plan": vars(self.plan).copy(),
+            "players": {name: player.settings() for name, player in self.players.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "schedules": {name: schedule.state_dict() for name, schedule in self.schedules.items()},
             "scaler": self.scaler.state_dict(),
@@ -225,6 +234,10 @@ class State:
             tree = unflatten(record["tree"], tensors)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(f"the training state is no nest of lists and tensors: {error!r}") from None
+        players = saved_players(tree, self.players)
+        if players != self.players:  # a run goes on with the settings that it began with
+            self.players = players
+            self._build_optimizers()
         check_tree(tree, self)
         self.follow(Plan(**tree["plan"]))
         for name, optimizer in self.optimizers.items():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -19,17 +20,20 @@ class NonFinite(InputError):
 
 
 def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:
-    """Update each player once, by the mean gradient over the batches; the terms of its loss, and their sum as "loss".
+    """Update each player whose turn it is once, by the mean gradient over the batches; the terms of its loss, and their
+    sum as "loss".
 
     With several players a term carries the player's name. Raises NonFinite.
     """
     means: dict[str, float] = {}
+    batches = [replace(batch, step=state.progress.step) for batch in batches]
     for name, optimizer in state.optimizers.items():
-        # Every optimizer takes a closure; L-BFGS calls it more than once.
-        optimizer.step(partial(gradient, state, name, batches, means))  # type: ignore[arg-type]
+        if state.progress.step % state.players[name].every == 0:
+            # Every optimizer takes a closure; L-BFGS calls it more than once.
+            optimizer.step(partial(gradient, state, name, batches, means))  # type: ignore[arg-type]
+            if state.scaler.is_enabled():
+                state.scaler.update()
         state.schedules[name].step()
-        if state.scaler.is_enabled():
-            state.scaler.update()
     state.ranks.unite_statistics(state.system)
     state.update_average()
     return means
@@ -37,7 +41,7 @@ def step(state: State, batches: Sequence[Batch]) -> dict[str, float]:
 
 def gradient(state: State, name: str, batches: Sequence[Batch], means: dict[str, float]) -> Tensor:
     """Leave the mean gradient of a player's loss in its parameters, note the terms in `means`; the loss."""
-    system, config, player = state.system, state.config, state.system.players[name]
+    system, config, player = state.system, state.config, state.players[name]
     system.zero_grad()
     sums: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, 1):

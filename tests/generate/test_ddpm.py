@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,9 +14,10 @@ from torch.distributions import Normal, kl_divergence
 
 import foveal
 from foveal.catalog import variant
-from foveal.generate import ddpm
+from foveal.generate import diffusion
+from foveal.generate.condition import ClassCondition
 from foveal.generate.ddpm import DDPM
-from foveal.ops.diffusion import diffuse
+from foveal.ops.diffusion import SOLVERS, diffuse
 from foveal.structures import Batch, Label
 from tests.toys import small_digits
 from tests.train.test_kill import compare
@@ -89,7 +90,7 @@ def test_the_bound_does_not_depend_on_what_fits_in_memory(monkeypatch: pytest.Mo
     assert whole.shape == (4,)
     assert torch.equal(whole, system.log_likelihood(batch, generator=seeded()))
     assert not torch.equal(whole, system.log_likelihood(batch, generator=seeded(1)))
-    monkeypatch.setattr(ddpm, "PIXELS", 100)
+    monkeypatch.setattr(diffusion, "PIXELS", 100)
     torch.testing.assert_close(system.log_likelihood(batch, generator=seeded()), whole)
 
 
@@ -99,6 +100,7 @@ class Watched(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self.classes = ClassCondition(3, 4)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, classes: torch.Tensor | None = None) -> torch.Tensor:
         self.asked.append((x, time, classes))
@@ -150,7 +152,7 @@ def test_guidance_is_the_equation() -> None:
         noise = untold + g * (told - untold)
         expected = ((x - (1 - a) ** 0.5 * noise) / a**0.5).clamp(-1, 1)
         with torch.no_grad():
-            torch.testing.assert_close(system._clean(x, 5, which, g), expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(system.denoise(x, 5, which, g), expected, rtol=1e-4, atol=1e-4)
     made = {g: system.sample(4, generator=seeded(), labels="b", guidance=g) for g in (None, 1.0, 3.0)}
     torch.testing.assert_close(made[None], made[1.0])
     assert not torch.allclose(made[None], made[3.0], atol=0.01)
@@ -164,7 +166,43 @@ def test_forward_is_the_network_without_class_at_a_time() -> None:
     assert not torch.allclose(system(images), system(images, 4), rtol=0.1)
 
 
-@pytest.mark.parametrize("solver", ["ddpm", "ddim", "dpm", "dpm_sde"])
+# Means of three samples of `build` by the code in which the solvers were a method of DDPM: with and without classes, by
+# all six steps and by four, the latter with guidance 2 where there are classes.
+EARLIER = {
+    (False, "ddpm", None): (0.610369, 0.519695, 0.590486),
+    (False, "ddpm", 4): (0.603521, 0.514239, 0.623508),
+    (False, "ddim", None): (0.584213, 0.52301, 0.524423),
+    (False, "ddim", 4): (0.582149, 0.521603, 0.521967),
+    (False, "dpm", None): (0.585013, 0.524428, 0.52573),
+    (False, "dpm", 4): (0.582364, 0.522083, 0.522383),
+    (False, "dpm_sde", None): (0.593941, 0.514541, 0.579375),
+    (False, "dpm_sde", 4): (0.611473, 0.511471, 0.622683),
+    (True, "ddpm", None): (0.494976, 0.432001, 0.565121),
+    (True, "ddpm", 4): (0.458746, 0.39445, 0.597475),
+    (True, "ddim", None): (0.512672, 0.508445, 0.485926),
+    (True, "ddim", 4): (0.443312, 0.465028, 0.484313),
+    (True, "dpm", None): (0.512738, 0.50789, 0.486435),
+    (True, "dpm", 4): (0.443679, 0.465321, 0.485691),
+    (True, "dpm_sde", None): (0.48546, 0.436691, 0.541379),
+    (True, "dpm_sde", 4): (0.4724, 0.399442, 0.60175),
+}
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_weights_and_samples_of_a_seed_are_those_of_earlier_versions(conditional: bool) -> None:
+    system = build(conditional)
+    for (classes, solver, steps), means in EARLIER.items():
+        if classes == conditional:
+            guidance = 2.0 if classes and steps else None
+            made = system.sample(3, generator=seeded(), solver=solver, steps=steps, guidance=guidance)  # type: ignore[arg-type]
+            assert made.flatten(1).mean(1).tolist() == pytest.approx(means, abs=2e-5), (solver, steps)
+
+
+def test_solvers_have_names() -> None:
+    assert get_args(diffusion.Solver) == tuple(SOLVERS)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_samples_are_the_seeds(solver: Any) -> None:
     system = build(dropout=0.5)
     settings: dict[str, Any] = {"steps": 4, "solver": solver}

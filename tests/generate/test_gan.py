@@ -159,6 +159,7 @@ def test_many_images_are_made_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_fields() -> None:
     for name, fields, text in [
         ("gan_nano", {"objective": "wasserstein"}, "needs a penalty"),
+        ("gan_nano", {"generator_every": 0}, "generator_every must be at least 1"),
         ("gan_nano", {"penalty_weight": 1.0}, "penalty_weight has no effect"),
         ("gan_nano", {"penalty": "r1", "penalty_weight": 0.0}, "penalty_weight must be above 0"),
         ("gan_nano", {"penalty": "r2"}, "no penalty 'r2'; did you mean r1"),
@@ -247,3 +248,8 @@ def test_a_loss_that_is_not_finite(policy: str, tmp_path: Path) -> None:
     floats = [v for v in (*kept.weights.values(), *kept.state.values()) if v.is_floating_point()]
     assert all(value.isfinite().all() for value in floats)
     assert checkpoint.read(tmp_path / "run" / "nonfinite.safetensors").weights["images"].shape == (16, 3, 8, 8)
+
+
+def test_the_generator_learns_as_often_as_asked() -> None:
+    players = build("gan_nano", generator_every=5).players
+    assert {name: player.every for name, player in players.items()} == {"discriminator": 1, "generator": 5}

@@ -9,6 +9,8 @@ import torch
 from foveal.errors import InputError
 from foveal.ops.diffusion import (
     BETAS,
+    SOLVERS,
+    ancestral,
     ancestral_step,
     chosen_times,
     clean_in,
@@ -223,3 +225,52 @@ def test_times_that_a_step_cannot_go_to() -> None:
             step(x, x, ONE * 0.6, ONE * 0.5, x, **({"eta": 1.0} if step is ddim_step else {}))
     with pytest.raises(InputError, match="above 0"):
         clean_in(x, x, ONE * 0)
+
+
+def estimate(x: torch.Tensor, time: int) -> torch.Tensor:
+    """An estimate of x_0 that depends on both."""
+    return 0.7 * torch.tanh(x + 0.01 * time)
+
+
+def chain(solver: str, large: bool = False) -> list[torch.Tensor]:
+    """x after each step, by the steps of each solver in a loop."""
+    a, times = kept(BETAS["cosine"](30)), chosen_times(30, 7)
+    draw = torch.Generator().manual_seed(1)
+    x, earlier, found = draws(2, 3, 4), None, []
+    for number, time in enumerate(times.tolist()):
+        now, before = a[time], a[times[number + 1]] if number < 6 else ONE
+        clean = estimate(x, time)
+        noise = torch.randn(2, 3, 4, dtype=torch.float64, generator=draw) if solver in ("ddpm", "dpm_sde") else None
+        if solver == "ddpm":
+            x = ancestral_step(x, clean, now, before, noise, large=large)
+        elif solver == "ddim":
+            x = ddim_step(x, clean, now, before)
+        else:
+            x = dpm_step(x, clean, now, before, earlier, noise)
+        earlier = clean, now
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_chain_their_steps(solver: str) -> None:
+    draw = torch.Generator().manual_seed(1)
+
+    def noise() -> torch.Tensor:
+        return torch.randn(2, 3, 4, dtype=torch.float64, generator=draw)
+
+    arguments = estimate, draws(2, 3, 4), kept(BETAS["cosine"](30)), chosen_times(30, 7), noise
+    found = list(SOLVERS[solver](*arguments))
+    assert all(torch.equal(x, wanted) for x, wanted in zip(found, chain(solver), strict=True))
+    if solver == "ddpm":
+        draw.manual_seed(1)
+        large = list(ancestral(*arguments, large=True))
+        assert all(torch.equal(x, wanted) for x, wanted in zip(large, chain(solver, large=True), strict=True))
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_solvers_end_in_what_a_perfect_estimate_says(solver: str) -> None:
+    x0 = draws(2, 3, 4, seed=8)
+    a, times = kept(BETAS["linear"](40)), chosen_times(40, 9)
+    *_, last = SOLVERS[solver](lambda x, time: x0, draws(2, 3, 4), a, times, lambda: draws(2, 3, 4, seed=2))
+    torch.testing.assert_close(last, x0, rtol=1e-9, atol=1e-9)

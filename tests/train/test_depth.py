@@ -9,7 +9,7 @@ import foveal
 from foveal import TrainConfig
 from foveal.data.dataset import Dataset
 from foveal.errors import InputError
-from foveal.system import System
+from foveal.system import Player, System
 from foveal.train.config import resolve
 from foveal.train.depth import frozen, layers, learning
 from foveal.train.optim import build_optimizer
@@ -50,7 +50,7 @@ def test_rates_fall_towards_the_beginning() -> None:
     system = foveal.create("vit_nano")
     config = resolve(TrainConfig(lr=0.1, layer_decay=0.5, weight_decay=0.3), {}, "vit_nano")[0]
     rates = {}
-    for group in build_optimizer(system, config).param_groups:
+    for group in build_optimizer(Player(system), config).param_groups:
         for parameter in group["params"]:
             rates[parameter] = group["lr"]
             assert group["weight_decay"] == (0.3 if parameter.ndim > 1 else 0.0)

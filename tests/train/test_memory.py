@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from foveal.errors import InputError
 from foveal.structures import Batch
-from foveal.system import System
+from foveal.system import Player, System
 from foveal.train.memory import training_bytes
 from tests.test_cost import Toy, batch_of
 
@@ -59,8 +59,8 @@ def test_training_bytes_within_autocast():
 def test_training_bytes_takes_the_hungriest_player():
     class Duel(Toy):
         @property
-        def players(self) -> dict[str, nn.Module]:
-            return {"generator": self.one, "critic": self.two}
+        def players(self) -> dict[str, Player]:
+            return {"generator": Player(self.one), "critic": Player(self.two)}
 
         def loss(self, batch: Batch, player: str | None = None) -> dict[str, Tensor]:
             hidden = self.one(batch.images.flatten(1))

@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from foveal.system import Player
 from foveal.train.config import TrainConfig, resolve
 from foveal.train.optim import build_optimizer, penalty, schedule
 
@@ -53,7 +54,7 @@ def test_update_rules_follow_their_equations(kind: str, settings: dict) -> None:
     torch.manual_seed(0)
     player = nn.Linear(4, 3, bias=False).double()
     weight, state = player.weight.detach().clone(), {}
-    optimizer = build_optimizer(player, config(lr=RATE, **settings))
+    optimizer = build_optimizer(Player(player), config(lr=RATE, **settings))
     target = torch.randn(3, 4, dtype=torch.float64)
     for t in range(1, STEPS + 1):
         weight = by_hand(kind, weight, 4 * (weight - target) ** 3, state, t)
@@ -65,7 +66,7 @@ def test_update_rules_follow_their_equations(kind: str, settings: dict) -> None:
 
 def test_biases_and_norms_are_not_decayed() -> None:
     player = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    decayed, free = build_optimizer(player, config(weight_decay=0.5)).param_groups
+    decayed, free = build_optimizer(Player(player), config(weight_decay=0.5)).param_groups
     assert decayed["weight_decay"] == 0.5
     assert [p.ndim for p in decayed["params"]] == [4]
     assert free["weight_decay"] == 0
@@ -105,7 +106,7 @@ def test_lbfgs_finds_the_optimum_of_softmax_regression() -> None:
     theirs = LogisticRegression(C=1.0, tol=1e-10, max_iter=10_000).fit(x, y)
     player = nn.Linear(4, 3).double()
     settings = config(optimizer="lbfgs", l2=1 / 60)  # theirs: C * sum of losses + |W|^2 / 2
-    optimizer = build_optimizer(player, settings)
+    optimizer = build_optimizer(Player(player), settings)
     inputs, truth = torch.tensor(x), torch.tensor(y)
 
     def closure() -> torch.Tensor:
