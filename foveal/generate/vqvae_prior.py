@@ -8,10 +8,9 @@ code is by those above and at the left, and by the class of the image where that
 code, and the VQ-VAE's decoder shows them.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from foveal.generate.gated_pixelcnn import GatedNetwork
 from foveal.generate.generator import Generator, GeneratorSpec, Trace
 from foveal.generate.pixelcnn import check_network
 from foveal.generate.vqvae import VQVAE
+from foveal.nn.frozen import Frozen
 from foveal.structures import Batch
 from foveal.system import Player, System, evaluating, resize, shown
 
@@ -59,17 +59,17 @@ class VQVAEPrior(Generator):
     that learns nothing."""
 
     spec: VQVAEPriorSpec
-    codes: VQVAE
+    codes: Frozen[VQVAE]
 
     def __init__(self, spec: VQVAEPriorSpec) -> None:
         super().__init__(spec)
         if not isinstance(spec.codes, VQVAE):
             given = "" if spec.codes is None else f", not {spec.codes.name or type(spec.codes).__name__}"
             raise InputError(f"a prior over codes needs a trained VQ-VAE as codes: a run or a checkpoint{given}")
-        self.codes = copy.deepcopy(spec.codes).eval().requires_grad_(False)
+        self.codes = Frozen(spec.codes)
         self.network = GatedNetwork(
             1,
-            self.codes.spec.codes,
+            spec.codes.spec.codes,
             width=spec.width,
             layers=spec.layers,
             kernel=spec.kernel,
@@ -83,15 +83,10 @@ class VQVAEPrior(Generator):
     def players(self) -> dict[str, Player]:
         return {"system": Player(self.network)}
 
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self.codes.eval()
-        return self
-
     def quantize(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> codes (B, 1, h, w) int64."""
         with torch.no_grad():
-            return self.codes.quantize(shown(images, self.codes))[:, None]
+            return self.codes.module.quantize(shown(images, self.codes.module))[:, None]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K, h, w) of each code by those before it, without knowing the class."""
@@ -110,14 +105,14 @@ class VQVAEPrior(Generator):
         labels: str | Sequence[str] | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
-        classes, grid = self.asked(n, labels), self.codes.spec.grid
+        classes, grid = self.asked(n, labels), self.codes.module.spec.grid
         numbers = torch.rand(n, 1, *grid, generator=generator, dtype=torch.float64)
         with evaluating(self):
             return self._decoded(draw(self.network, numbers, classes, trace=self._seen(trace)))
 
     def _decoded(self, codes: Tensor) -> Tensor:
         """(n, 1, h, w), those of -1 not known yet -> (n, 3, H, W) in [0, 1]."""
-        return resize(self.codes.decode_codes(codes[:, 0]), self.preprocess.size)
+        return resize(self.codes.module.decode_codes(codes[:, 0]), self.preprocess.size)
 
     def _seen(self, trace: Trace | None) -> Callable[[float, Tensor], None] | None:
         """What shows grids of which a share of the rows is drawn."""

@@ -9,13 +9,15 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
 from foveal.errors import InputError, nearest
+from foveal.nn.frozen import frozen_modules
 
 Init = Literal["zero", "small", "large", "xavier", "kaiming"]
 SMALL, LARGE = 0.01, 1.0  # deviations that know nothing of the number of inputs
 
 
 def initialise(module: nn.Module, how: Init) -> None:
-    """Weights from a normal distribution, biases of zero, for each convolution and linear layer inside; the rest stays.
+    """Weights from a normal distribution, biases of zero, for each convolution and linear layer inside; the rest stays,
+    as does what is Frozen.
 
     how: the deviation of the weights of a layer whose outputs are each a sum of D inputs.
         zero     0: all units of a layer get the same gradient, or none, and stay alike
@@ -29,7 +31,8 @@ def initialise(module: nn.Module, how: Init) -> None:
     """
     if how not in get_args(Init):
         raise InputError(f"there is no init {how!r}{nearest(str(how), get_args(Init))}")
-    found = [layer for layer in module.modules() if isinstance(layer, _ConvNd | nn.Linear)]
+    frozen = {layer for _, part in frozen_modules(module) for layer in part.modules()}
+    found = [layer for layer in module.modules() if isinstance(layer, _ConvNd | nn.Linear) and layer not in frozen]
     if not found:
         raise InputError(f"init has no effect: {type(module).__name__} has neither convolutions nor linear layers")
     for layer in found:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveal.errors import InputError
+from foveal.nn.frozen import frozen_modules
 from foveal.schema import Between, Count, check
 from foveal.system import System
 from foveal.train.captured import SCHEDULE, check_tree, fitting_optimizer_state, saved_players
@@ -263,7 +264,10 @@ class State:
 
 
 def _floats(system: System) -> list[tuple[str, Tensor]]:
-    return [(name, value) for name, value in system.state_dict(keep_vars=True).items() if value.is_floating_point()]
+    """Parameters and buffers that training may change."""
+    frozen = {f"{place}.{name}" for place, part in frozen_modules(system) for name in part.state_dict()}
+    values = system.state_dict(keep_vars=True).items()
+    return [(name, value) for name, value in values if value.is_floating_point() and name not in frozen]
 
 
 def _assign(system: System, values: dict[str, Tensor]) -> None:

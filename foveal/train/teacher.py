@@ -4,7 +4,6 @@ It sees the very images that its student sees, after all augmentation and mixing
 teacher's own size, aspect ratio lost, and normalised as the teacher was trained. What it says travels with the targets.
 """
 
-import copy
 import hashlib
 from dataclasses import replace
 from os import PathLike, fspath
@@ -16,6 +15,7 @@ import torch
 from foveal.build import trained
 from foveal.classify.classifier import Classifier, Scorer, Teaching
 from foveal.errors import InputError, few
+from foveal.nn.frozen import Frozen
 from foveal.structures import Batch
 from foveal.system import System, shown
 from foveal.train.config import TrainConfig
@@ -24,7 +24,7 @@ from foveal.train.config import TrainConfig
 class Teacher:
     """A transform of batches: gives each target the teacher's scores of its image.
 
-    system: the teacher, in evaluation mode.
+    system: the teacher, of which a copy is kept: it may be the student itself.
     said:   what it is called in the settings of a run.
 
     Raises InputError where the two are not classifiers, or the teacher does not know all classes of the student.
@@ -39,12 +39,12 @@ class Teacher:
             raise InputError(f"the teacher {said} does not know {few(unknown, 5)}")
         self.said = said
         self.record = {"name": system.name, "digest": digest(system)}
-        self.system = system.to(device).eval().requires_grad_(False)
+        self.system = Frozen(system).to(device)
         self.columns = torch.tensor([system.labels.index(label) for label in student.labels], device=device)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, rng: np.random.Generator) -> Batch:
-        scores = self.system(shown(batch.images, self.system))[:, self.columns]  # (B, C)
+        scores = self.system(shown(batch.images, self.system.module))[:, self.columns]  # (B, C)
         targets = zip(batch.targets, scores, strict=True)
         return replace(batch, targets=tuple(replace(target, teacher=row) for target, row in targets))
 
@@ -66,9 +66,7 @@ def said(teacher: str | PathLike[str] | System) -> str:
 
 
 def _system(teacher: str | PathLike[str] | System) -> Any:
-    if isinstance(teacher, System):
-        return copy.deepcopy(teacher)  # which may be the student itself
-    return trained(teacher)
+    return teacher if isinstance(teacher, System) else trained(teacher)
 
 
 def digest(system: System) -> str:

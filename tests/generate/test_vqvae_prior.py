@@ -39,7 +39,7 @@ def batch_of(system: Any, count: int = 4) -> Batch:
 def test_the_loss_is_that_of_codes_one_by_one(conditional: bool) -> None:
     system = build(conditional=conditional)
     batch = batch_of(system)
-    codes = system.codes.quantize(batch.images)
+    codes = system.codes.module.quantize(batch.images)
     assert len(codes.unique()) > 1
     total = 0.0
     for b in range(4):
