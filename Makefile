@@ -31,7 +31,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto
 
 fuzz: .venv/tested
-	FOVEAL_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_fuzz.py tests/test_fuzz_folders.py
+	FOVEAL_FUZZ=20 OMP_NUM_THREADS=1 $(BIN)/pytest tests/test_fuzz*.py
 
 clean:
 	rm -rf .venv runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

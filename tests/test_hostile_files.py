@@ -20,7 +20,7 @@ from foveal.build import describe
 from foveal.errors import InputError
 from foveal.train import checkpoint
 from foveal.weights.files import read
-from tests.test_fuzz import bounded
+from tests.fuzzing import bounded
 
 BOUND = 500 * 10**6  # bytes
 

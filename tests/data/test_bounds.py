@@ -25,7 +25,7 @@ from foveal.ops.masks import polygon_mask, rle_box, rle_decode, rle_encode
 from foveal.report.boxes import draw_objects
 from foveal.structures import Objects
 from tests.data.annotated import coco, picture, write_json
-from tests.test_fuzz import bounded
+from tests.fuzzing import bounded
 
 
 @contextmanager
