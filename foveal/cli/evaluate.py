@@ -115,9 +115,9 @@ def _evaluate(options: Evaluate, bar: Bar) -> None:
     lines += _classes(classes)
     if options.out:
         folder = Path(options.out)
-        if save := Task.of(system).save_measured:
+        if write := Task.of(system).save_measured:
             items = [item for item in range(len(dataset)) if dataset.name(item) not in loader.unreadable]
-            document["predictions"] = str(save(folder, measured.evaluator, loader.dataset, items, system))
+            document["predictions"] = str(write(folder, measured.evaluator, loader.dataset, items, system))
             lines.append(f"written: {document['predictions']}")
         from foveal.report.measured import write_page
 

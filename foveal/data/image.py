@@ -28,7 +28,7 @@ MAX_PIXELS = 2**27
 MAX_FILE = 2**29  # bytes; so many pixels of 8 bits a channel have fewer without any compression
 # A JPEG is decoded once for each scan, of which encoders write up to a dozen. Of more, scans times pixels are bounded.
 SCANS, MAX_SCANNED = 32, 2**28
-BLOCK = 2**22  # pixels that are converted at once
+BLOCK = 2**18  # pixels that are converted at once, in up to 22 bytes each
 
 # Suffix -> Pillow's name of the format that `write_image` writes.
 FORMATS = {
@@ -236,8 +236,17 @@ def _pixels(data: bytes, formats: tuple[str, ...]) -> np.ndarray:
             pixels = simplejpeg.decode_jpeg(data, "RGB")
     if pixels is None:
         image.load()  # mode, size and orientation are final only now: loading a TIFF applies and removes the last
-        pixels = _rgb(image)
-    return _upright(pixels, _orientation(image))
+    orientation = _orientation(image)
+    if pixels is not None and orientation == 1:
+        return pixels
+    height, width = (image.height, image.width) if pixels is None else pixels.shape[:2]
+    upright = np.empty((height, width, 3) if orientation < 5 else (width, height, 3), np.uint8)
+    stored = _stored(upright, orientation)
+    if pixels is None:
+        _fill(stored, image)
+    else:
+        stored[:] = pixels
+    return upright
 
 
 def _scans(data: bytes) -> int:
@@ -247,30 +256,33 @@ def _scans(data: bytes) -> int:
     return int(np.count_nonzero(even == 0xDAFF) + np.count_nonzero(odd == 0xDAFF))
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """An image of any of Pillow's modes as (H, W, 3) uint8."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return np.repeat(_deep(image)[..., None], 3, 2)
-    if image.mode in ("I", "F"):
+def _fill(pixels: np.ndarray, image: Image.Image) -> None:
+    """Write an image of any of Pillow's modes to (H, W, 3) uint8."""
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not deep:
         signed = image.format == "TIFF" and image.tag_v2.get(BITS) == (16,)  # type: ignore[attr-defined]
         kind = "signed 16-bit" if signed else "32-bit"
         raise ImageError(f"{kind} pixels have no agreed white; save it with 8 or 16 bits a channel, unsigned")
     # In blocks of rows, since Pillow's other forms of a large image would each take as much memory as it.
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, BLOCK // max(1, image.width))
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
         block = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
-        if image.has_transparency_data:
-            block = block.convert("RGBA")
-            block = Image.alpha_composite(Image.new("RGBA", block.size, "white"), block)
-        pixels[top:bottom] = np.asarray(block.convert("RGB"))
-    return pixels
+        pixels[top:bottom] = _deep(np.asarray(block), image)[..., None] if deep else _rgb(block)
 
 
-def _deep(image: Image.Image) -> np.ndarray:
-    """(H, W) uint8 of grey with more than 8 bits: the upper 8, which is also what Pillow keeps of 16-bit colour."""
-    values, bits = np.asarray(image), 16
+def _rgb(block: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of an image with at most 8 bits a channel, laid over white."""
+    if block.has_transparency_data:
+        block = block.convert("RGBA")
+        block = Image.alpha_composite(Image.new("RGBA", block.size, "white"), block)
+    return np.asarray(block.convert("RGB"))
+
+
+def _deep(values: np.ndarray, image: Image.Image) -> np.ndarray:
+    """(H, W) uint8 of rows of a grey image with more than 8 bits: the upper 8, which is also what Pillow keeps of
+    16-bit colour."""
+    bits = 16
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         bits = tags.get(BITS, (16,))[0]
@@ -306,15 +318,13 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The (H, W, 3) pixels of a file turned as its EXIF orientation says."""
-    if orientation >= 5:
-        pixels = pixels.transpose(1, 0, 2)
+def _stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of the (H, W, 3) pixels of an upright image in the order in which its file stores them."""
     if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
+        upright = upright[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+        upright = upright[::-1]
+    return upright.transpose(1, 0, 2) if orientation >= 5 else upright
 
 
 def _unreadable(name: str, error: Exception, data: bytes = b"") -> ImageError:

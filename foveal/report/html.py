@@ -135,7 +135,7 @@ def _headline(
         *_end(directory, record, history, again),
         *(
             tag("p", f"{line[0].upper()}{line[1:]}.", class_="end", role="status")
-            for line in record.get("warnings", [])
+            for line in filter(None, record.get("warnings", []))
         ),
         tag("dl", *(tag("div", tag("dt", key), tag("dd", value)) for key, value in tiles.items()), class_="tiles"),
     ]

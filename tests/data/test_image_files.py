@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin, features
+from PIL import Image, ImageOps, PngImagePlugin, features
 
 from foveal.data.image import IMAGE_SUFFIXES, ImageError, image_size, image_traits, read_image
 from foveal.data.mend import mend
@@ -317,3 +317,18 @@ def test_a_png_without_pixels_stays_unreadable():
     data = encode(Image.fromarray(COLOUR), "PNG")
     with pytest.raises(ImageError, match="truncated"):
         read_image(data[: len(data) * 2 // 3])
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1)])
+def test_lines_of_pixels_are_turned(form, orientation, size):
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    row = Image.fromarray(np.linspace(0, 250, size[0] * size[1]).astype(np.uint8).reshape(size[1], size[0]))
+    row.convert("RGB").save(file, form, exif=exif, quality=100, subsampling=0)
+    with Image.open(io.BytesIO(file.getvalue())) as image:
+        right = np.asarray(ImageOps.exif_transpose(image).convert("RGB")).astype(int)
+    pixels = read_image(file.getvalue()).permute(1, 2, 0).numpy()
+    assert pixels.shape == right.shape
+    assert abs(pixels - right).max() <= 1

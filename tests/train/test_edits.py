@@ -120,6 +120,12 @@ def test_records(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert accepted > 60
 
 
+def test_a_warning_of_no_letters(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "warnings": ["", "low"]}))
+    page(tmp_path, monkeypatch)
+
+
 def test_numbers_and_texts_that_json_alone_refuses(run: Path, tmp_path: Path) -> None:
     text = (run / "run.json").read_text()
     for changed in (
