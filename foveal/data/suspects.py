@@ -22,7 +22,7 @@ from foveal.weights.packages import PACKAGED, available
 from foveal.wording import counted
 
 LIMIT = 20_000  # labels that are judged unless the user asks for more
-FEWEST = 10  # labels of a class that can be judged
+FEWEST = 20  # labels of a class that can be judged
 STRONG = 0.8  # of the way from chance to certainty: pixels that come so far need no network
 ENOUGH = 0.4  # of that way: a judge that comes less far is no judge
 WRONG = 0.5  # probability above which a label is suspect

@@ -73,13 +73,13 @@ def test_clean_digits_have_hardly_a_suspect() -> None:
 def test_a_class_of_few_images_is_not_judged() -> None:
     found = findings(some_digits(40, few=4))
     assert found.suspects == []
-    assert "the labels of class 3 were not judged: fewer than 10 images have it" in found.notes
+    assert "the labels of class 3 were not judged: fewer than 20 images have it" in found.notes
     assert any("of 120 labels" in note for note in found.notes)
 
 
 def test_fewer_than_two_classes_that_can_be_judged() -> None:
     found = findings(some_digits(9, 3))
-    assert "labels of images were not judged: fewer than two classes have 10 images or more" in found.notes
+    assert "labels of images were not judged: fewer than two classes have 20 images or more" in found.notes
 
 
 def noise(count: int, classes: int) -> Dataset:

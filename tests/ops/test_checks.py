@@ -167,6 +167,7 @@ OTHERS = {
     regions.graph,
     regions.segment,
     regions.hierarchy,
+    *diffusion.SOLVERS.values(),  # whose steps check what they are given
 }
 
 
