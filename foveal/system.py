@@ -293,14 +293,19 @@ class System(nn.Module):
         """An image or a list of images of any sizes -> a list with one target each, in the image's own pixels.
 
         images: paths, PIL images, arrays (H, W, 3) uint8, or tensors (3, H, W), uint8 or float in [0, 1].
-        Raises InputError for anything else."""
+        Raises InputError for anything else, and for weights so large that answers are not finite."""
         # By name, not by import: the decoder of files lies in a layer below.
         tensors = import_module("foveal.data.foreign").as_images(images)
         if not tensors:
             return []
         with evaluating(self):
             batch = self.preprocess.batch(tensors).to(self.device)
-            return self.decode(self.outputs(batch), batch)
+            found = self.decode(self.outputs(batch), batch)
+        for target in found:
+            for name, value in target.tensors():
+                if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+                    raise InputError(f"the {name} that {self.name or type(self).__name__} predicts are not finite")
+        return found
 
     def outputs(self, batch: Batch) -> Any:
         """What `forward` gives for a prepared batch; a system that has to know what is padding asks the batch here."""

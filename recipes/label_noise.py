@@ -23,12 +23,15 @@ from foveal.data.check import check
 from foveal.data.dataset import Dataset, LabelColumn
 
 
-def planted(dataset: Dataset, rate: float, seed: int) -> tuple[Dataset, set[str]]:
-    """The data set with this share of labels replaced by another class, each with equal chance; names of the images."""
+def planted(dataset: Dataset, rate: float, seed: int, shift: int | None) -> tuple[Dataset, set[str]]:
+    """The data set with this share of labels replaced, and the names of these images.
+
+    shift: how many places in the list of classes a wrong label is from the right one; None: any, with equal chance."""
     draw = np.random.default_rng(seed)
     labels = np.array([int(dataset.target(index).label) for index in range(len(dataset))])
     wrong = draw.permutation(len(labels))[: round(rate * len(labels))]
-    labels[wrong] = (labels[wrong] + draw.integers(1, len(dataset.labels), len(wrong))) % len(dataset.labels)
+    by = draw.integers(1, len(dataset.labels), len(wrong)) if shift is None else shift
+    labels[wrong] = (labels[wrong] + by) % len(dataset.labels)
     whole = dataset.targets.values.copy()
     whole[slice(None) if dataset.items is None else dataset.items] = labels
     return replace(dataset, targets=LabelColumn(whole)), {dataset.name(index) for index in wrong.tolist()}
@@ -50,11 +53,12 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.0])
     parser.add_argument("--each", type=int, help="images of a class; default all of the test split")
+    parser.add_argument("--shift", type=int, help="always this many classes away; default any other class")
     options = parser.parse_args()
     dataset = some(foveal.load_dataset(options.data).evaluation_split(), options.each)
     threshold, suspects.WRONG = suspects.WRONG, 0.0  # rank all labels, not only those that check names
     for rate in options.rates:
-        noisy, wrong = planted(dataset, rate, seed=1)
+        noisy, wrong = planted(dataset, rate, 1, options.shift)
         started = time.process_time()
         found = check(noisy)
         seconds = time.process_time() - started

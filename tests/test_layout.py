@@ -88,7 +88,7 @@ OF_LIBRARIES = {"save", "savez", "savefig", "tofile", "to_csv", "imwrite", "imsa
 # Calls that write no path of their own choice, and those that remove what foveal wrote. `save_file` fills the file of
 # `replacing`, and the folder of SummaryWriter is one of `own_folder`.
 ALLOWED = {
-    "cli/predict.py": {"told.save"},
+    "cli/predict.py": {"output.save"},
     "train/checkpoint.py": {"save_file"},
     "train/directory.py": {"folder.rmdir", "path.unlink"},
     "train/loop.py": {"Run.open"},

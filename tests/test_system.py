@@ -1,8 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 import foveal
+from foveal.data.dataset import Dataset, ImageArray, LabelColumn
+from foveal.errors import InputError
 from foveal.system import Preprocess, evaluating
 
 SIZES = [(50, 80), (300, 200), (224, 224), (31, 500), (256, 341), (1, 1)]
@@ -93,3 +96,19 @@ def test_what_a_system_cannot_do_is_said() -> None:
         foveal.create("lenet").sample(3)
     with pytest.raises(foveal.InputError, match="lenet cannot be fitted"):
         foveal.create("lenet").fit([])
+
+
+@pytest.mark.parametrize("name", ["perceptron", "linear_softmax", "lenet"])
+def test_answers_that_are_not_finite_are_an_error(name: str) -> None:
+    system = foveal.create(name, labels=("a", "b", "c"))
+    with torch.no_grad():
+        for value in system.state_dict().values():
+            if value.is_floating_point():
+                value.fill_(3e38).view(-1)[::2].neg_()
+    image = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    with pytest.raises(InputError, match=rf"the scores that {name} predicts are not finite"):
+        system.predict([image])
+    images = ImageArray(image.expand(3, -1, -1, -1), "made")
+    data = Dataset("made", "classify", ("a", "b", "c"), images, LabelColumn([0, 1, 2]), np.zeros(3, np.int8))
+    with pytest.raises(InputError, match=r"is (nan|inf) on made: the weights of .* have run away"):
+        foveal.evaluate(system, data)

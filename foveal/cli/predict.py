@@ -31,7 +31,7 @@ class Predict(Published):
     top: int | None = None
     """How many classes of an image to name; default 3."""
     threshold: float | None = None
-    """Probability from which on an object is told; default 0.5."""
+    """Probability from which on an object is listed; default 0.5."""
     line_width: int | None = None
     """Of boxes in the pictures, in pixels; default one that suits the picture."""
     labels: Literal["scores", "names", "none"] | None = None
@@ -75,7 +75,7 @@ def _predict(options: Predict, bar: Bar) -> int:
     folder = Path(options.out) if options.out else None
     drawn = options.line_width is not None or options.labels is not None
     style = Style(options.line_width, options.labels or "scores") if drawn else None
-    told = answers(system, folder, {"top": options.top, "threshold": options.threshold}, style)
+    output = answers(system, folder, {"top": options.top, "threshold": options.threshold}, style)
     if options.memory == "check":
         for line in check_answering(system, 1):
             bar.say(f"foveal: {line}")
@@ -97,17 +97,17 @@ def _predict(options: Predict, bar: Bar) -> int:
                 unreadable[str(path)] = str(error)
                 bar.say(f"foveal: {error}")
                 continue
-            predictions.append(told.take(str(path), image, system.predict([image])[0]))
+            predictions.append(output.take(str(path), image, system.predict([image])[0]))
         document = {"system": options.system, "predictions": predictions, "unreadable": unreadable}
         bar.stage("writing")
         try:
-            told.save(document)  # first, for whoever reads the answers may leave early
+            output.save(document)  # first, for whoever reads the answers may leave early
             if folder and len(predictions) > MOST_SHOWN:
                 note = f"the first {MOST_SHOWN} of {len(predictions):,} images have pictures; predictions.json has all"
                 bar.say(f"foveal: {folder}: {note}")
         finally:
             bar.close()
-            answer(document, options.json, table(told.headings, [told.row(entry) for entry in predictions]))
+            answer(document, options.json, table(output.headings, [output.row(entry) for entry in predictions]))
         if stop.requested:
             done = len(predictions) + len(unreadable)
             raise KeyboardInterrupt(f"stopped after {done} of {len(paths)} images, whose answers are here")

@@ -282,7 +282,7 @@ def _receive(pipe: Connection) -> tuple[int, Any]:
         body, *parts = [whole[end : end + size] for end, size in zip(ends, sizes, strict=False)]
     else:
         body, *parts = [memoryview(bytearray(pipe.recv_bytes())) for _ in sizes]
-    return number, pickle.loads(body, buffers=parts)
+    return number, pickle.loads(body, buffers=parts)  # written by a process that this one started
 
 
 def _aligned(size: int) -> int:

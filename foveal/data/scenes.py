@@ -36,7 +36,7 @@ INKS = {
     "black": (20, 20, 20),
 }
 WORDS = ("a", *INKS, *OBJECTS, "left", "right", "of", "above", "below")
-LABELS = {"detect": OBJECTS, "segment": OBJECTS + TEXTURES, "caption": WORDS}
+LABELS = {Objects.task: OBJECTS, SemanticMap.task: OBJECTS + TEXTURES, Caption.task: WORDS}
 MIRRORED = (0, 2, 1)  # keypoints top, left, right in the mirror image
 
 MOST = 4  # objects in an image
@@ -70,10 +70,10 @@ class Scenes(Sequence[Target]):
     def __getitem__(self, index: Any) -> Any:
         rows = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
         labels, boxes, owner = self.labels[rows], self.boxes[rows], self.owners[index]
-        if self.task == "segment":
+        if self.task == SemanticMap.task:
             names = np.concatenate([[len(OBJECTS) + self.stuff[index]], labels])
             return SemanticMap(torch.from_numpy(names[owner]))
-        if self.task == "caption":
+        if self.task == Caption.task:
             return Caption(torch.tensor([WORDS.index(word) for word in _say(labels, self.inks[rows], boxes)]))
         masks = torch.from_numpy(owner[None] == np.arange(1, len(labels) + 1)[:, None, None])
         tensors = (torch.from_numpy(array.copy()) for array in (boxes, labels, self.points[rows]))
@@ -97,14 +97,14 @@ def make_scenes(digits: Dataset, task: str | None = None, seed: int = 0) -> Data
           "segment": SemanticMap, in which the photograph has a name too. "caption": Caption, as in "a red 3 left of
           a blue star": the larger two objects, the largest first.
     """
-    task = task or "detect"
+    task = task or Objects.task
     if task not in LABELS:
         raise InputError(f"scenes is data to {', '.join(LABELS)}, not to {task}")
     painter = _Painter(digits)
     splits = np.repeat(np.arange(len(SPLITS), dtype=np.int8), [COUNTS[split] for split in SPLITS])
     scenes = [painter.paint(SPLITS[split], np.random.default_rng([seed, i])) for i, split in enumerate(splits)]
     images = torch.from_numpy(np.stack([scene.image for scene in scenes])).permute(0, 3, 1, 2).contiguous()
-    kind = SceneObjects if task == "detect" else Scenes
+    kind = SceneObjects if task == Objects.task else Scenes
     targets = kind(
         task,
         np.cumsum([len(scene.labels) for scene in scenes]),
@@ -123,7 +123,7 @@ def make_scenes(digits: Dataset, task: str | None = None, seed: int = 0) -> Data
         images=ImageArray(images, "scenes"),
         targets=targets,
         splits=splits,
-        upright=task == "caption",
+        upright=task == Caption.task,
         mirrored=MIRRORED,
     )
 

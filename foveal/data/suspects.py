@@ -144,7 +144,7 @@ def judge(
     skill = _skill(best.recall)
     if skill.mean() < ENOUGH:
         return [], [*notes, f"labels of {noun}s were not judged: {agrees}, which is too few{absent}"]
-    estimate = f"and estimates that {best.rate:.1%} of the labels are wrong"
+    estimate = f"and estimates that {best.rate:.1%} of the labels are wrong at random"
     notes.append(f"labels of {noun}s were judged: {agrees} {estimate}")
     weak = skill < ENOUGH
     if weak.any():

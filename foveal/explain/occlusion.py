@@ -86,7 +86,7 @@ def mean_colour(system: System) -> Tensor:
 
 def _colour(baseline: Sequence[float]) -> Tensor:
     colour = torch.as_tensor(baseline, dtype=torch.float64)
-    if colour.shape != (3,):
+    if colour.shape != (3,) or not ((colour >= 0) & (colour <= 1)).all():
         raise InputError(f"baseline is a colour, three numbers in [0, 1], not {tuple(baseline)}")
     return colour
 

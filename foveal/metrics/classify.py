@@ -1,5 +1,6 @@
 """Figures of a classifier."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -27,9 +28,12 @@ def class_figures(truth: Tensor, predicted: Tensor, num_classes: int) -> list[di
 
 
 class ClassifyEvaluator:
-    """accuracy: share of images whose most probable class is right. top5: whose class is among the five most probable
-    (from six classes on). balanced_accuracy: mean over the classes present of the share that is right. loss: mean of
-    the system's own loss, where it has one.
+    """The figures of a classifier.
+
+    accuracy:          share of images whose most probable class is right; NaN where a score is not finite.
+    top5:              share whose class is among the five most probable; from six classes on.
+    balanced_accuracy: mean over the classes present of the share that is right.
+    loss:              mean of the system's own loss, where it has one.
     """
 
     criteria: tuple[tuple[str, str], ...] = (("accuracy", "max"), ("loss", "min"))
@@ -38,6 +42,7 @@ class ClassifyEvaluator:
         self.num_classes = num_classes
         self.pairs: list[Tensor] = []
         self.in_top5 = 0
+        self.finite = True  # all scores
         self.total_loss: float | None = None
 
     def asks(self, truth: Label) -> bool:
@@ -49,6 +54,7 @@ class ClassifyEvaluator:
         if system.can("loss"):
             self.total_loss = self.total_loss or 0.0
             self.total_loss += float(sum(system.losses(heads, batch).values())) * len(batch)
+        self.finite = self.finite and bool(scores.isfinite().all())
         truth = torch.stack([target.label for target in truths])
         predicted = torch.stack([label.label for label in system.decode(scores, batch)]).cpu()
         self.pairs.append(torch.stack([truth, predicted]))
@@ -74,6 +80,7 @@ class ClassifyEvaluator:
     def merge(self, other: Self) -> None:
         self.pairs += other.pairs
         self.in_top5 += other.in_top5
+        self.finite = self.finite and other.finite
         if other.total_loss is not None:
             self.total_loss = (self.total_loss or 0.0) + other.total_loss
 
@@ -85,7 +92,7 @@ class ClassifyEvaluator:
         present = torch.bincount(truth, minlength=self.num_classes)
         right = torch.bincount(truth[truth == predicted], minlength=self.num_classes)
         figures = {
-            "accuracy": float(right.sum() / len(truth)),
+            "accuracy": float(right.sum() / len(truth)) if self.finite else math.nan,
             "balanced_accuracy": float((right / present)[present > 0].mean()),
         }
         if self.total_loss is not None:

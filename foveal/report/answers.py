@@ -1,4 +1,4 @@
-"""How predictions are told: as JSON, as a row of a table, in pictures and files. Each task has its own `Answers`."""
+"""Predictions as JSON, as rows of a table, in pictures and files. Each task has its own `Answers`."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from foveal.task import Task, registered
 
 
 class Answers(Protocol):
-    """What is told of the predictions of one task, one after another.
+    """Collects the predictions of one task, one after another.
 
     option:   the option of `foveal predict` that this task has, and others have not; None where it has none.
     headings: of the table.
@@ -59,33 +59,33 @@ def predict(
         if isinstance(run_or_system, System)
         else trained(getattr(run_or_system, "directory", run_or_system))
     )
-    told = answers(system, None, {"top": top, "threshold": threshold})
+    output = answers(system, None, {"top": top, "threshold": threshold})
     several = isinstance(images, list | tuple) or (hasattr(images, "ndim") and images.ndim == 4)
     entries = []
     for place, given in enumerate(images if several else [images]):
         name = os.fspath(given) if isinstance(given, str | os.PathLike) else str(place)
         image = as_image(given)
-        entries.append(told.take(name, image, system.predict(image)[0]))
+        entries.append(output.take(name, image, system.predict(image)[0]))
     return entries
 
 
 def answers(system: System, folder: Path | None, settings: dict[str, Any], style: Style | None = None) -> Answers:
-    """What tells the answers of a system. settings: the options that only some tasks have, None where one was not set.
+    """The Answers for a system. settings: the options that only some tasks have, None where one was not set.
     style: how objects are drawn.
 
-    Raises InputError for a task whose answers cannot be told, and for an option that has no effect on this one's."""
+    Raises InputError for a task without Answers, and for an option that has no effect on this one's."""
     name = system.name or type(system).__name__
     kind = Task.of(system).answers
     if kind is None:
         able = " and ".join(task.name for task in registered() if task.answers)
-        raise InputError(f"{name} is a system to {system.task}; predict tells the answers of systems to {able}")
+        raise InputError(f"{name} is a system to {system.task}; predict takes systems to {able}")
     for option, value in settings.items():
         if value is not None and option != kind.option:
             takes = f", which takes {kind.option}" if kind.option else ""
             raise InputError(f"{option} has no effect: {name} is a system to {system.task}{takes}")
-    told: Answers = kind(system, folder, settings.get(kind.option))
+    output: Answers = kind(system, folder, settings.get(kind.option))
     if style is not None:
-        if told.style is None or folder is None:
+        if output.style is None or folder is None:
             raise InputError("line_width and labels have no effect: they are of pictures of objects, in --out")
-        told.style = style
-    return told
+        output.style = style
+    return output

@@ -10,7 +10,7 @@ from foveal.data.suspects import Suspect, crop
 from foveal.filesystem import make_folder, write_text
 from foveal.report.draw import small
 from foveal.report.html import page
-from foveal.report.parts import Html, join, note, number, picture, tag
+from foveal.report.parts import Html, join, note, picture, tag
 from foveal.wording import counted
 
 NAME = "suspects.html"
@@ -58,7 +58,7 @@ def _card(dataset: Dataset, rank: int, one: Suspect) -> Html:
     except ImageError as error:  # the file is gone since
         shown = note(f"not available: {error}")
     classes = [
-        tag("div", tag("dt", what), tag("dd", name), tag("dd", number(probability), class_="number"))
+        tag("div", tag("dt", what), tag("dd", name), tag("dd", f"{probability:.2f}", class_="number"))
         for what, name, probability in (("label", one.label, one.of_label), ("looks like", one.other, one.probability))
     ]
     which = f"{rank}. {one.name}" + ("" if one.object is None else f", object {one.object}")

@@ -49,25 +49,25 @@ class Found:
 
     def take(self, name: str, image: Tensor, prediction: Objects) -> dict[str, Any]:
         prediction = prediction.to("cpu")
-        seen = prediction[torch.as_tensor(prediction.scores) >= self.threshold]
+        listed = prediction[torch.as_tensor(prediction.scores) >= self.threshold]
         if self.folder:
             self.predictions.append(prediction)
             self.names.append(name)
             if len(self.names) <= MOST_SHOWN:
-                write_image(self._file(name), draw_objects(image, seen, self.labels, self.style))
+                write_image(self._file(name), draw_objects(image, listed, self.labels, self.style))
         objects = [
             {"label": self.labels[label], "score": score, "box": box}
             for label, score, box in zip(
-                seen.labels.tolist(), torch.as_tensor(seen.scores).tolist(), seen.boxes.tolist(), strict=True
+                listed.labels.tolist(), torch.as_tensor(listed.scores).tolist(), listed.boxes.tolist(), strict=True
             )
         ]
         return {"image": name, "objects": objects}
 
     def row(self, entry: dict[str, Any]) -> tuple[str, ...]:
         objects = entry["objects"]
-        said = [f"{one['label']} {one['score']:.3f}" for one in objects[:NAMED]]
-        said += [f"and {len(objects) - NAMED} more"] if len(objects) > NAMED else []
-        return entry["image"], str(len(objects)), ", ".join(said)
+        words = [f"{one['label']} {one['score']:.3f}" for one in objects[:NAMED]]
+        words += [f"and {len(objects) - NAMED} more"] if len(objects) > NAMED else []
+        return entry["image"], str(len(objects)), ", ".join(words)
 
     def save(self, document: dict[str, Any]) -> None:
         if self.folder:
@@ -156,9 +156,9 @@ def aim(system: System, prediction: Objects, batch: Batch, target: str | None, o
         raise InputError(f"object is from 1 to {len(found)}, the objects found in this image, not {number}")
     one = found[number - 1]
     height, width = batch.images.shape[-2:]
-    seen = Objects(one.boxes, one.labels).warp(batch.affines[0], (height, width))
+    place = Objects(one.boxes, one.labels).warp(batch.affines[0], (height, width))
     score = float(torch.as_tensor(one.scores)[0])
-    return Aim(seen, system.labels[int(one.labels[0])], score, one.boxes[0].cpu())
+    return Aim(place, system.labels[int(one.labels[0])], score, one.boxes[0].cpu())
 
 
 OBJECTS = Task(

@@ -86,6 +86,8 @@ def test_nothing_is_left_behind(system: Any, images: Tensor) -> None:
         ({"window": 4, "stride": 5}, "stride is from 1 pixel to the window's 4 x 4, not 5 x 5"),
         ({"stride": 0}, "not 0 x 0"),
         ({"baseline": (0.5,)}, "baseline is a colour"),
+        ({"baseline": (0.5, 2.0, 0.0)}, "baseline is a colour"),
+        ({"baseline": (0.5, float("nan"), 0.0)}, "baseline is a colour"),
     ],
 )
 def test_settings_that_cannot_be(system: Any, images: Tensor, settings: dict[str, Any], told: str) -> None:

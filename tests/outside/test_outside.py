@@ -53,10 +53,10 @@ def test_its_maps_are_in_pixels_of_the_image(trained: Any) -> None:
 
 def test_its_answers_are_rows_json_and_pictures(trained: Any, tmp_path: Path) -> None:
     image, target = ramps()[0]
-    told = answers(trained[1], tmp_path / "out", {"top": None, "threshold": None})
-    entry = told.take("a.png", image, target)
-    told.save({"predictions": [entry]})
-    assert told.row(entry)[0] == "a.png"
+    output = answers(trained[1], tmp_path / "out", {"top": None, "threshold": None})
+    entry = output.take("a.png", image, target)
+    output.save({"predictions": [entry]})
+    assert output.row(entry)[0] == "a.png"
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["predictions"] == [entry]
     assert (tmp_path / "out" / "a_depth.png").exists()
     assert predict(trained[1], [image])[0].keys() == {"image", "nearest", "middle"}
