@@ -1,6 +1,7 @@
 """Which labels `foveal check` calls implausible, and which it does not judge."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,15 +102,16 @@ def test_a_weak_judge_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_classes_that_the_judge_does_not_recognise() -> None:
-    """The last three of five classes are mixed at random."""
+def test_a_class_that_the_judge_does_not_recognise() -> None:
+    """The last two of five classes are mixed at random; which of them the judge guesses less often is chance."""
     dataset = some_digits(40, 5)
     draw = np.random.default_rng(0)
-    mixed = dict(zip(range(80, 200), draw.permutation([2, 3, 4] * 40).tolist(), strict=True))
+    mixed = dict(zip(range(120, 200), draw.permutation([3, 4] * 40).tolist(), strict=True))
     found = findings(relabelled(dataset, {**mixed, 5: 1}))
     assert [(one.label, one.other) for one in found.suspects] == [("1", "0")]
     (note,) = [note for note in found.notes if "not judged" in note]
-    assert note.startswith("the labels of 3 classes (2, 3, 4) were not judged: the classifier predicts only ")
+    which = r"(class [34]|2 classes \(3, 4\))"
+    assert re.match(rf"the labels of {which} were not judged: the classifier predicts only \d+% of them", note)
 
 
 @pytest.mark.skipif(not available("efficientnet_lite0"), reason="the extra photos is not installed")
