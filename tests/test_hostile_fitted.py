@@ -84,8 +84,11 @@ def answers(path: Path) -> str | None:
         line = str(error)
     if line is None:
         assert 0 <= int(found.label) < 3
+        assert found.scores.isfinite().all()
+    elif system is None:
+        assert str(path) in line
     else:
-        assert (str(path) if system is None else "cannot answer yet") in line
+        assert "cannot answer yet" in line or line.endswith(" predicts are not finite")
         assert line.isprintable()
     return line
 
